@@ -1,0 +1,29 @@
+//! What every modality of `tx` shares.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`error`] | what can go wrong, as data |
+//! | [`hub`] | a model's name to a folder: local, cached or downloaded |
+//! | [`config`] | `config.json`, whole and as the typed view of one architecture |
+//! | [`weights`] | tensors on disk: open, fill a model, save, convert |
+//! | [`tokenizer`] | text to ids and back |
+//! | [`device`] | where tensors live and in which dtype |
+//! | [`nn`] | layers that have a name in the literature |
+//! | [`task`] | one trait per head: what a model of that kind computes |
+//! | [`registry`] | tables from architecture to model, and loading through them |
+//! | [`pipeline`] | what all pipelines share: inputs, batching, order, progress |
+//! | [`progress`] | bars on a terminal |
+
+pub mod config;
+pub mod device;
+pub mod error;
+pub mod hub;
+pub mod nn;
+pub mod pipeline;
+pub mod progress;
+pub mod registry;
+pub mod task;
+pub mod tokenizer;
+pub mod weights;
+
+pub use error::{Error, Result};

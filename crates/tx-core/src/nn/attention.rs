@@ -1,0 +1,43 @@
+//! Scaled dot-product attention between the heads of a layer.
+
+use burn::tensor::Tensor;
+pub use tx_kernels::{AttentionOptions, Mask};
+
+use crate::task::Record;
+
+/// `softmax(q·kᵀ·scale + bias) · v`, with the weights kept in `record` if they were asked for.
+///
+/// # Shapes
+/// - q: `[batch, queries, heads, head_dim]`
+/// - k, v: `[batch, keys, heads, head_dim]`
+/// - output: `[batch, queries, heads, head_dim]`
+pub fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    options: AttentionOptions<'_>,
+    record: &mut Record,
+) -> Tensor<4> {
+    match &mut record.attentions {
+        None => tx_kernels::attention(q, k, v, options),
+        Some(attentions) => {
+            let (context, weights) = tx_kernels::attention_weights(q, k, v, options);
+            attentions.push(weights);
+            context
+        }
+    }
+}
+
+/// # Shapes
+/// - x: `[batch, seq, heads · head_dim]`
+/// - output: `[batch, seq, heads, head_dim]`
+pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, seq, hidden] = x.dims();
+    x.reshape([batch, seq, heads, hidden / heads])
+}
+
+/// The inverse of [`split_heads`].
+pub fn merge_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, seq, heads, head_dim] = x.dims();
+    x.reshape([batch, seq, heads * head_dim])
+}

@@ -1,0 +1,41 @@
+//! Layers that have a name in the literature and that at least three architectures use.
+//!
+//! They take numbers and tensors, never a model's config. Their fields are named as the tensors on the Hub are, so that
+//! a module path is a tensor name. New layers are uninitialised until they are loaded or first used: building a model
+//! of any size costs nothing.
+
+mod activation;
+mod attention;
+mod embedding;
+mod linear;
+mod norm;
+mod relative;
+mod rope;
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{Device, Distribution, Tensor};
+
+pub use activation::Activation;
+pub use attention::{AttentionOptions, Mask, attention, merge_heads, split_heads};
+pub use embedding::Embedding;
+pub use linear::Linear;
+pub use norm::{LayerNorm, RmsNorm};
+pub use relative::relative_position_bucket;
+pub use rope::{Rope, RopeTable};
+
+/// A parameter that is drawn from a normal distribution with this deviation on first use, if it is not loaded before.
+pub(crate) fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Param<Tensor<D>> {
+    let draw = move |device: &Device, grad: bool| {
+        Tensor::random(shape, Distribution::Normal(0.0, std), device).set_require_grad(grad)
+    };
+    Param::uninitialized(ParamId::new(), draw, device.clone(), true, shape.into())
+}
+
+/// A parameter that is constant on first use, if it is not loaded before.
+pub(crate) fn constant<const D: usize>(shape: [usize; D], value: f64, device: &Device) -> Param<Tensor<D>> {
+    let fill = move |device: &Device, grad: bool| Tensor::full(shape, value, device).set_require_grad(grad);
+    Param::uninitialized(ParamId::new(), fill, device.clone(), true, shape.into())
+}
+
+/// HF's `initializer_range`, which nearly every architecture leaves at its default.
+pub(crate) const INITIALIZER_RANGE: f64 = 0.02;

@@ -1,0 +1,263 @@
+//! Tables from architecture to model, and loading through them.
+//!
+//! A modality crate has one sorted table per task. [`Auto`] is what the tables give: a boxed model with its config, its
+//! limits and what loading noticed.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use crate::config::{Config, ModelConfig};
+use crate::device::Dtype;
+use crate::error::{Error, Result};
+use crate::task::{
+    MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel, QuestionAnswerer, Record,
+    SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
+};
+use crate::weights::{Checkpoint, StoredTensor};
+use crate::weights::load::{LoadReport, Loaded, Pretrained, load};
+use crate::weights::save;
+
+/// How to load a model.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Where its tensors live.
+    pub device: Device,
+    /// The element type of its weights.
+    pub dtype: Dtype,
+}
+
+/// A loaded model with everything that belongs to it.
+#[derive(Debug)]
+pub struct Auto<T: ?Sized> {
+    /// HF's name of the class.
+    pub class: &'static str,
+    /// What the model computes.
+    pub model: Box<T>,
+    /// Its `config.json`.
+    pub config: Config,
+    /// What it can take.
+    pub limits: TextLimits,
+    /// What loading noticed.
+    pub report: LoadReport,
+    /// Where its tensors live.
+    pub device: Device,
+}
+
+impl<T: ?Sized> Deref for Auto<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.model
+    }
+}
+
+impl<T: ?Sized + PretrainedModel> Auto<T> {
+    /// Writes a folder that `from_pretrained`, here and in Python, reads: `config.json` and `model.safetensors`, in
+    /// shards of at most `max_shard_size` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save_pretrained(&self, folder: &Path, max_shard_size: u64) -> Result<()> {
+        let mut config = self.config.clone();
+        config.set("architectures", vec![self.class]);
+        save::write_folder(folder, &self.model.tensors().into_iter().collect(), max_shard_size)?;
+        save::write_atomically(&folder.join("config.json"), |file| file.write_all(config.to_json().as_bytes()))
+    }
+}
+
+/// One line of a table: an architecture's class for one task.
+pub struct Entry<T: ?Sized> {
+    /// HF's `model_type`.
+    pub model_type: &'static str,
+    /// HF's name of the class.
+    pub class: &'static str,
+    load: fn(&'static str, Config, &Checkpoint, &LoadOptions) -> Result<Auto<T>>,
+    limits: fn(&Config) -> Result<TextLimits>,
+}
+
+impl<T: ?Sized> Entry<T> {
+    /// Fills the class from an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<T>> {
+        (self.load)(self.class, config, checkpoint, options)
+    }
+
+    /// What the class can take, by its config alone.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn limits(&self, config: &Config) -> Result<TextLimits> {
+        (self.limits)(config)
+    }
+}
+
+/// A task: the word for messages.
+pub trait Task {
+    /// `masked language model`, for messages.
+    const NAME: &'static str;
+}
+
+/// For each task: its name, and the function that makes a table's line from a model.
+macro_rules! tasks {
+    ($($(#[$meta:meta])* $function:ident: $task:ident = $name:literal;)*) => {$(
+        impl Task for dyn $task {
+            const NAME: &'static str = $name;
+        }
+
+        $(#[$meta])*
+        pub const fn $function<M: Pretrained + $task>(model_type: &'static str, class: &'static str) -> Entry<dyn $task> {
+            Entry {
+                model_type,
+                class,
+                load: |class, config, checkpoint, options| {
+                    let (Loaded { model, report }, limits) = load_class::<M>(class, &config, checkpoint, options)?;
+                    let device = options.device.clone();
+                    Ok(Auto { class, model: Box::new(model), config, limits, report, device })
+                },
+                limits: |config| Ok(config.parse::<M::Config>()?.limits()),
+            }
+        }
+    )*};
+}
+
+tasks! {
+    /// A line of the table of base models.
+    text_model: TextModel = "base model";
+    /// A line of the table of masked language models.
+    masked_lm: MaskedLm = "masked language model";
+    /// A line of the table of sequence classifiers.
+    sequence_classifier: SequenceClassifier = "sequence classification";
+    /// A line of the table of token classifiers.
+    token_classifier: TokenClassifier = "token classification";
+    /// A line of the table of extractive question answerers.
+    question_answerer: QuestionAnswerer = "question answering";
+    /// A line of the table of multiple-choice models.
+    multiple_choice: MultipleChoice = "multiple choice";
+    /// A line of the table of next-sentence predictors.
+    next_sentence_predictor: NextSentencePredictor = "next sentence prediction";
+    /// A line of the table of discriminators.
+    token_discriminator: TokenDiscriminator = "pre-training";
+}
+
+fn load_class<M: Pretrained>(
+    class: &str,
+    config: &Config,
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+) -> Result<(Loaded<M>, TextLimits)> {
+    let typed: M::Config = config.parse()?;
+    let exact = config.architectures().contains(&class);
+    let loaded = load::<M>(&typed, checkpoint, class, exact, options.dtype, &options.device)?;
+    Ok((loaded, typed.limits()))
+}
+
+/// Loads the model of a folder for one task.
+///
+/// # Errors
+/// [`Error::Unknown`] with the nearest name if none of `classes` is of this architecture; [`Error::NoHead`] if the
+/// architecture has no such head; everything that loading can report.
+pub fn from_folder<T: ?Sized + Task>(
+    table: &[Entry<T>],
+    classes: &[&dyn Class],
+    folder: &Path,
+    options: &LoadOptions,
+) -> Result<Auto<T>> {
+    let config = Config::from_folder(folder)?;
+    let model_type = config.model_type()?;
+    let Some(entry) = table.iter().find(|entry| entry.model_type == model_type) else {
+        let tasks: Vec<_> = classes.iter().filter(|c| c.model_type() == model_type).map(|c| c.task()).collect();
+        return Err(if tasks.is_empty() {
+            Error::unknown("architecture", model_type, classes.iter().map(|class| class.model_type()))
+        } else {
+            Error::NoHead { model_type: model_type.to_owned(), task: T::NAME, available: tasks.join(", ") }
+        });
+    };
+    entry.load(config, &Checkpoint::from_folder(folder)?, options)
+}
+
+/// A table's line of any task: what `tx models` lists and `tx forward` runs.
+pub trait Class: Sync {
+    /// HF's `model_type`.
+    fn model_type(&self) -> &'static str;
+    /// HF's name of the class.
+    fn class(&self) -> &'static str;
+    /// What it computes, in words.
+    fn task(&self) -> &'static str;
+    /// Fills the class from an opened checkpoint.
+    ///
+    /// # Errors
+    /// As [`load`].
+    fn load_named(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<dyn NamedModel>>;
+}
+
+impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entry<T> {
+    fn model_type(&self) -> &'static str {
+        self.model_type
+    }
+
+    fn class(&self) -> &'static str {
+        self.class
+    }
+
+    fn task(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn load_named(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<dyn NamedModel>> {
+        let Auto { class, model, config, limits, report, device } = self.load(config, checkpoint, options)?;
+        Ok(Auto { class, model: Box::new(Named(model)), config, limits, report, device })
+    }
+}
+
+/// The class of a folder by HF's name, or the one that its config names first.
+///
+/// # Errors
+/// [`Error::Unknown`] with the nearest name; [`Error::Config`] if neither is given.
+pub fn find_class<'a>(classes: &[&'a dyn Class], config: &Config, name: Option<&str>) -> Result<&'a dyn Class> {
+    let model_type = config.model_type()?;
+    let of_type = || classes.iter().filter(|class| class.model_type() == model_type);
+    if of_type().next().is_none() {
+        return Err(Error::unknown("architecture", model_type, classes.iter().map(|class| class.model_type())));
+    }
+    let architectures = config.architectures();
+    let name = name.or(architectures.first().copied()).ok_or_else(|| {
+        Error::config(config.path(), "architectures", "missing; it names the class, `BertModel` for example")
+    })?;
+    let found = of_type().find(|class| class.class() == name);
+    found.copied().ok_or_else(|| Error::unknown("class", name, of_type().map(|class| class.class())))
+}
+
+/// A model of any task that is called with tensors by name.
+pub trait NamedModel: PretrainedModel + NamedForward {}
+
+/// A boxed model of one task as a model of any task.
+#[derive(Debug)]
+struct Named<T: ?Sized>(Box<T>);
+
+impl<T: ?Sized + PretrainedModel + NamedForward> NamedModel for Named<T> {}
+
+impl<T: ?Sized + PretrainedModel> PretrainedModel for Named<T> {
+    fn tensors(&self) -> Vec<(String, StoredTensor)> {
+        self.0.tensors()
+    }
+
+    fn num_parameters(&self) -> usize {
+        self.0.num_parameters()
+    }
+}
+
+impl<T: ?Sized + NamedForward> NamedForward for Named<T> {
+    fn forward_named(
+        &self,
+        inputs: &NamedTensors,
+        limits: &TextLimits,
+        device: &Device,
+        record: Record,
+    ) -> Result<NamedTensors> {
+        self.0.forward_named(inputs, limits, device, record)
+    }
+}

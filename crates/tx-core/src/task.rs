@@ -1,0 +1,396 @@
+//! One trait per head: what a model of that kind computes.
+//!
+//! The traits are object-safe, because burn's tensors carry no backend type: a table of boxed models serves every
+//! architecture. `forward` is infallible; [`TextInputs::new`] checks what comes from outside. Hidden states and
+//! attention maps are kept in a [`Record`] when they are asked for, and nothing is computed for them otherwise.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+
+use crate::error::{Error, Result};
+use crate::nn::Mask;
+use crate::weights::StoredTensor;
+
+/// What a forward pass keeps besides its result.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// The embeddings, then the output of every layer, `[batch, seq, hidden]`; `None` if not asked for.
+    pub hidden_states: Option<Vec<Tensor<3>>>,
+    /// The attention weights of every layer, `[batch, heads, queries, keys]`; `None` if not asked for.
+    pub attentions: Option<Vec<Tensor<4>>>,
+}
+
+impl Record {
+    /// Keeps what is asked for.
+    pub fn new(hidden_states: bool, attentions: bool) -> Self {
+        Self { hidden_states: hidden_states.then(Vec::new), attentions: attentions.then(Vec::new) }
+    }
+
+    /// Keeps nothing.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Keeps one hidden state, if they were asked for.
+    ///
+    /// # Shapes
+    /// - x: `[batch, seq, hidden]`
+    pub fn hidden_state(&mut self, x: &Tensor<3>) {
+        if let Some(states) = &mut self.hidden_states {
+            states.push(x.clone());
+        }
+    }
+}
+
+/// What a text model can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextLimits {
+    /// Token ids are below this.
+    pub vocab_size: usize,
+    /// The longest sequence, in tokens; `None` if positions are not limited.
+    pub max_length: Option<usize>,
+    /// Token type ids are below this; 0 if the model has none.
+    pub type_vocab_size: usize,
+}
+
+/// The arguments of a text model's forward pass, with HF's names.
+#[derive(Debug, Clone)]
+pub struct TextInputs {
+    /// `[batch, seq]`
+    pub input_ids: Tensor<2, Int>,
+    /// `[batch, seq]`: 1 for tokens, 0 for padding; all tokens if `None`.
+    pub attention_mask: Option<Tensor<2, Int>>,
+    /// `[batch, seq]`: which text of a pair a token belongs to; zeros if `None`.
+    pub token_type_ids: Option<Tensor<2, Int>>,
+    /// `[batch, seq]`; the architecture's own rule if `None`.
+    pub position_ids: Option<Tensor<2, Int>>,
+}
+
+/// Rows of one length, row-major: a tensor that has not been checked yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IntRows {
+    /// Number of rows.
+    pub batch: usize,
+    /// Elements per row.
+    pub seq: usize,
+    /// `batch · seq` elements.
+    pub values: Vec<i64>,
+}
+
+impl IntRows {
+    /// Rows that all have the length of the first.
+    pub fn new<T: Copy + Into<i64>>(rows: &[Vec<T>]) -> Self {
+        let seq = rows.first().map_or(0, Vec::len);
+        Self { batch: rows.len(), seq, values: rows.iter().flatten().map(|&v| v.into()).collect() }
+    }
+
+    fn to_tensor(&self, device: &Device) -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(self.values.clone(), [self.batch, self.seq]), device)
+    }
+}
+
+/// The unchecked arguments of a text model, by HF's names.
+#[derive(Debug, Clone, Default)]
+pub struct TextArguments {
+    /// See [`TextInputs::input_ids`].
+    pub input_ids: IntRows,
+    /// See [`TextInputs::attention_mask`].
+    pub attention_mask: Option<IntRows>,
+    /// See [`TextInputs::token_type_ids`].
+    pub token_type_ids: Option<IntRows>,
+    /// See [`TextInputs::position_ids`].
+    pub position_ids: Option<IntRows>,
+}
+
+impl TextInputs {
+    /// Checks the arguments against what the model can take, and puts them on its device.
+    ///
+    /// `token_type_ids` are dropped for a model that has no table for them and must then be zero.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an empty or too long sequence, ids outside of the tables, and shapes that differ.
+    pub fn new(arguments: &TextArguments, limits: &TextLimits, device: &Device) -> Result<Self> {
+        let ids = &arguments.input_ids;
+        if ids.batch == 0 || ids.seq == 0 {
+            return Err(Error::input("input_ids", "no tokens", "at least one token"));
+        }
+        if let Some(max) = limits.max_length.filter(|&max| ids.seq > max) {
+            return Err(Error::input(
+                "input_ids",
+                format_args!("{} tokens", ids.seq),
+                format_args!("at most {max}, the model's positions; shorten the text or turn truncation on"),
+            ));
+        }
+        let check = |what: &str, rows: &IntRows, end: usize| {
+            if (rows.batch, rows.seq) != (ids.batch, ids.seq) || rows.values.len() != ids.batch * ids.seq {
+                return Err(Error::input(
+                    what,
+                    format_args!("[{}, {}]", rows.batch, rows.seq),
+                    format_args!("[{}, {}], the shape of `input_ids`", ids.batch, ids.seq),
+                ));
+            }
+            match rows.values.iter().find(|&&v| v < 0 || v as u64 >= end as u64) {
+                Some(v) => Err(Error::input(what, v, format_args!("0 to {}", end.saturating_sub(1)))),
+                None => Ok(()),
+            }
+        };
+        check("input_ids", ids, limits.vocab_size)?;
+        arguments.attention_mask.iter().try_for_each(|mask| check("attention_mask", mask, 2))?;
+        arguments.token_type_ids.iter().try_for_each(|types| check("token_type_ids", types, limits.type_vocab_size.max(1)))?;
+        let positions = limits.max_length.unwrap_or(1 << 24);
+        arguments.position_ids.iter().try_for_each(|ids| check("position_ids", ids, positions))?;
+        let tensor = |rows: &Option<IntRows>| rows.as_ref().map(|rows| rows.to_tensor(device));
+        Ok(Self {
+            input_ids: ids.to_tensor(device),
+            attention_mask: tensor(&arguments.attention_mask),
+            token_type_ids: tensor(&arguments.token_type_ids).filter(|_| limits.type_vocab_size > 0),
+            position_ids: tensor(&arguments.position_ids),
+        })
+    }
+
+    /// What the queries of these inputs may not see: padding.
+    pub fn mask(&self) -> Mask {
+        Mask::padding(self.attention_mask.clone())
+    }
+
+    /// `token_type_ids`, or zeros.
+    ///
+    /// # Shapes
+    /// - output: `[batch, seq]`
+    pub fn token_type_ids_or_zeros(&self) -> Tensor<2, Int> {
+        self.token_type_ids.clone().unwrap_or_else(|| self.input_ids.zeros_like())
+    }
+
+    /// `position_ids`, or `0, 1, …` for one row.
+    ///
+    /// # Shapes
+    /// - output: `[batch or 1, seq]`
+    pub fn position_ids_or_range(&self) -> Tensor<2, Int> {
+        self.position_ids.clone().unwrap_or_else(|| {
+            let seq = self.input_ids.dims()[1];
+            Tensor::arange(0..seq as i64, &self.input_ids.device()).unsqueeze()
+        })
+    }
+
+    /// `position_ids`, or `padding_id + 1, …` for tokens and `padding_id` for padding: RoBERTa's rule.
+    ///
+    /// # Shapes
+    /// - output: `[batch, seq]`
+    pub fn position_ids_or_skip_padding(&self, padding_id: usize) -> Tensor<2, Int> {
+        self.position_ids.clone().unwrap_or_else(|| {
+            let token: Tensor<2, Bool> = self.input_ids.clone().not_equal_elem(padding_id as i64);
+            let token = token.int();
+            token.clone().cumsum(1) * token + padding_id as i64
+        })
+    }
+}
+
+/// A filled model, whatever it computes.
+pub trait PretrainedModel: Send + Sync + std::fmt::Debug {
+    /// The tensors by their names on the Hub, in the model's order, each tied one once.
+    fn tensors(&self) -> Vec<(String, StoredTensor)>;
+
+    /// The number of elements of all tensors, each tied one once.
+    fn num_parameters(&self) -> usize;
+}
+
+/// The result of a base model.
+#[derive(Debug, Clone)]
+pub struct BaseModelOutput {
+    /// `[batch, seq, hidden]`
+    pub last_hidden_state: Tensor<3>,
+    /// `[batch, hidden]`, if the model has a pooler.
+    pub pooler_output: Option<Tensor<2>>,
+}
+
+/// Start and end scores of an extractive answer.
+#[derive(Debug, Clone)]
+pub struct QuestionAnsweringOutput {
+    /// `[batch, seq]`
+    pub start_logits: Tensor<2>,
+    /// `[batch, seq]`
+    pub end_logits: Tensor<2>,
+}
+
+impl QuestionAnsweringOutput {
+    /// # Shapes
+    /// - logits: `[batch, seq, 2]`
+    pub fn split(logits: Tensor<3>) -> Self {
+        let [start, end] = [0, 1].map(|i| logits.clone().narrow(2, i, 1).squeeze_dim(2));
+        Self { start_logits: start, end_logits: end }
+    }
+}
+
+/// Text to hidden states: HF's `AutoModel` for text.
+pub trait TextModel: PretrainedModel {
+    /// The encoder, and the pooler where there is one.
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> BaseModelOutput;
+}
+
+/// Scores for the token at every position.
+pub trait MaskedLm: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, seq, vocab]`
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<3>;
+}
+
+/// Scores for the labels of a whole text.
+pub trait SequenceClassifier: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, labels]`
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2>;
+}
+
+/// Scores for the labels of every token.
+pub trait TokenClassifier: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, seq, labels]`
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<3>;
+}
+
+/// Scores for where an answer starts and ends.
+pub trait QuestionAnswerer: PretrainedModel {
+    /// The two scores of every token.
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> QuestionAnsweringOutput;
+}
+
+/// Scores for one of several texts; the choices of one example are consecutive rows.
+pub trait MultipleChoice: PretrainedModel {
+    /// # Shapes
+    /// - inputs: `[batch · choices, seq]`
+    /// - output: `[batch · choices, 1]`
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2>;
+}
+
+/// Whether the second text follows the first: scores for yes and no.
+pub trait NextSentencePredictor: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, 2]`
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2>;
+}
+
+/// Scores for each token having been replaced: ELECTRA's discriminator.
+pub trait TokenDiscriminator: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, seq]`
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2>;
+}
+
+/// Tensors by HF's names: the arguments or the result of a forward pass as `tx forward` and the tests see them.
+pub type NamedTensors = BTreeMap<String, TensorData>;
+
+/// A model of any task, called with tensors by name.
+pub trait NamedForward {
+    /// One forward pass: HF's `forward()` arguments in, HF's output fields out.
+    ///
+    /// `hidden_states.0 …` and `attentions.0 …` follow if `record` asks for them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an argument is missing, unknown or does not fit.
+    fn forward_named(
+        &self,
+        inputs: &NamedTensors,
+        limits: &TextLimits,
+        device: &Device,
+        record: Record,
+    ) -> Result<NamedTensors>;
+}
+
+/// Implements [`NamedForward`] for a task by naming its output fields.
+macro_rules! named_forward {
+    ($task:ty, |$output:ident, $fields:ident| $name:expr) => {
+        impl NamedForward for $task {
+            fn forward_named(
+                &self,
+                inputs: &NamedTensors,
+                limits: &TextLimits,
+                device: &Device,
+                mut record: Record,
+            ) -> Result<NamedTensors> {
+                let inputs = TextInputs::new(&text_arguments(inputs)?, limits, device)?;
+                let $output = self.forward(&inputs, &mut record);
+                let mut $fields = recorded(record);
+                $name;
+                Ok($fields)
+            }
+        }
+    };
+}
+
+named_forward!(dyn TextModel, |output, fields| {
+    fields.insert("last_hidden_state".to_owned(), output.last_hidden_state.into_data());
+    if let Some(pooled) = output.pooler_output {
+        fields.insert("pooler_output".to_owned(), pooled.into_data());
+    }
+});
+named_forward!(dyn MaskedLm, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
+named_forward!(dyn SequenceClassifier, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
+named_forward!(dyn TokenClassifier, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
+named_forward!(dyn NextSentencePredictor, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
+named_forward!(dyn TokenDiscriminator, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
+named_forward!(dyn QuestionAnswerer, |output, fields| {
+    fields.insert("start_logits".to_owned(), output.start_logits.into_data());
+    fields.insert("end_logits".to_owned(), output.end_logits.into_data());
+});
+
+impl NamedForward for dyn MultipleChoice {
+    fn forward_named(
+        &self,
+        inputs: &NamedTensors,
+        limits: &TextLimits,
+        device: &Device,
+        mut record: Record,
+    ) -> Result<NamedTensors> {
+        // HF's arguments are [batch, choices, seq]; the choices become rows.
+        let choices = inputs.get("input_ids").map(|ids| ids.shape().as_slice().to_vec()).unwrap_or_default();
+        let [batch, choices, seq] = choices[..] else {
+            return Err(Error::input("input_ids", format_args!("{choices:?}"), "[batch, choices, seq]"));
+        };
+        let mut rows = NamedTensors::new();
+        for (name, data) in inputs {
+            if data.shape().as_slice() != [batch, choices, seq] {
+                return Err(Error::input(name, format_args!("{:?}", data.shape()), format_args!("[{batch}, {choices}, {seq}]")));
+            }
+            rows.insert(name.clone(), TensorData::from_bytes(data.clone().into_bytes(), [batch * choices, seq], data.dtype()));
+        }
+        let inputs = TextInputs::new(&text_arguments(&rows)?, limits, device)?;
+        let logits = self.forward(&inputs, &mut record);
+        let mut fields = recorded(record);
+        fields.insert("logits".to_owned(), logits.reshape([batch, choices]).into_data());
+        Ok(fields)
+    }
+}
+
+/// The arguments of a text model from tensors by name.
+fn text_arguments(inputs: &NamedTensors) -> Result<TextArguments> {
+    const NAMES: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
+    if let Some(name) = inputs.keys().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(Error::input(name, "an argument that this model does not have", NAMES.join(", ")));
+    }
+    let rows = |name: &str| -> Result<Option<IntRows>> {
+        let Some(data) = inputs.get(name) else { return Ok(None) };
+        let [batch, seq] = data.shape().as_slice()[..] else {
+            return Err(Error::input(name, format_args!("{} axes", data.shape().num_dims()), "[batch, seq]"));
+        };
+        if !matches!(data.dtype(), DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U32 | DType::U16 | DType::U8) {
+            let found = crate::weights::dtype_name(data.dtype());
+            return Err(Error::input(name, format_args!("a tensor of {found}"), "a tensor of i64"));
+        }
+        Ok(Some(IntRows { batch, seq, values: data.iter::<i64>().collect() }))
+    };
+    Ok(TextArguments {
+        input_ids: rows("input_ids")?.ok_or_else(|| Error::input("input_ids", "nothing", "a tensor [batch, seq]"))?,
+        attention_mask: rows("attention_mask")?,
+        token_type_ids: rows("token_type_ids")?,
+        position_ids: rows("position_ids")?,
+    })
+}
+
+/// What a forward pass kept, by HF's names.
+fn recorded(record: Record) -> NamedTensors {
+    let states = record.hidden_states.into_iter().flatten().map(Tensor::into_data).enumerate();
+    let attentions = record.attentions.into_iter().flatten().map(Tensor::into_data).enumerate();
+    let states = states.map(|(i, data)| (format!("hidden_states.{i}"), data));
+    states.chain(attentions.map(|(i, data)| (format!("attentions.{i}"), data))).collect()
+}

@@ -1,0 +1,428 @@
+//! Filling a module from a checkpoint, strictly, and naming its tensors for saving.
+//!
+//! A module path *is* a tensor name. What cannot be said in Rust, or has had several names on the Hub, is a [`Rename`].
+//! Each parameter is looked up by its names; whatever is missing, left over or of another shape is reported by name in
+//! one error. Weights keep the dtype they have in the file and stay in the memory map; only vectors (biases, norms) are
+//! converted to the device's float type.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+
+use super::{Checkpoint, StoredTensor, dtype_name};
+use crate::config::ModelConfig;
+use crate::device::Dtype;
+use crate::error::{Error, Mismatch, Result, WeightsReport};
+use crate::task::PretrainedModel;
+
+/// A part of a path that reads differently in the module and in the file.
+///
+/// Both are whole dotted segments, matched anywhere in the path. The first file spelling is the one that is saved; all
+/// are accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Rename {
+    /// Segments of the module path.
+    pub module: &'static str,
+    /// The spellings of it in files.
+    pub file: &'static [&'static str],
+}
+
+/// A module that checkpoints on the Hub can fill.
+pub trait Pretrained: Module + Send + Sync + std::fmt::Debug + 'static {
+    /// The typed view of its `config.json`.
+    type Config: ModelConfig;
+
+    /// HF's `base_model_prefix`: the field of a head class that holds the base model. Files may have it or not.
+    const PREFIX: &'static str;
+
+    /// What reads differently in files.
+    const RENAMES: &'static [Rename] = &[];
+
+    /// Fields that a checkpoint may lack; [`Pretrained::init`] leaves them out then.
+    const OPTIONAL: &'static [&'static str] = &[];
+
+    /// Tensors of the file, by the start of their name without the prefix, that this class has no use for.
+    const IGNORED: &'static [&'static str] = &[];
+
+    /// Pairs of module paths that share one tensor: if a file has only one of them, or equal ones.
+    fn tied(_config: &Self::Config) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// The module with uninitialised parameters.
+    fn init(config: &Self::Config, parts: &Parts, device: &Device) -> Self;
+}
+
+/// Which of a class's optional parts to build.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    absent: Vec<&'static str>,
+}
+
+impl Parts {
+    /// All of them, for a model that is not loaded from a checkpoint.
+    pub fn all() -> Self {
+        Self { absent: Vec::new() }
+    }
+
+    /// Whether to build the optional field `name`.
+    pub fn has(&self, name: &str) -> bool {
+        !self.absent.contains(&name)
+    }
+}
+
+/// Segments of buffers that old files hold and no model needs.
+const OLD_BUFFERS: [&str; 6] =
+    ["position_ids", "token_type_ids", "num_batches_tracked", "inv_freq", "masked_bias", "relative_position_index"];
+
+/// The names of TensorFlow-born norms.
+const OLD_NORMS: [(&str, &str); 2] = [(".weight", ".gamma"), (".bias", ".beta")];
+
+/// A module filled from a checkpoint, and what was noticed on the way.
+#[derive(Debug, Clone)]
+pub struct Loaded<M> {
+    /// The model.
+    pub model: M,
+    /// What was filled, tied, left out and left over.
+    pub report: LoadReport,
+}
+
+/// What was filled, tied, left out and left over.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct LoadReport {
+    /// Parameters that were filled.
+    pub filled: usize,
+    /// Optional parts that the checkpoint lacks: the model works without them.
+    pub absent: Vec<&'static str>,
+    /// Parameters that share the tensor of another one.
+    pub tied: Vec<String>,
+    /// Tensors of the file that belong to another head.
+    pub unused: Vec<String>,
+}
+
+/// Builds `M` and fills it.
+///
+/// `exact` says that the checkpoint was saved from this very class: then a tensor outside of the base model that the
+/// class does not know is an error; otherwise it belongs to another head and is reported as unused.
+///
+/// # Errors
+/// [`Error::Weights`] with every missing, unexpected and mis-shaped tensor; [`Error::Device`] if the device cannot hold
+/// the dtype.
+pub fn load<M: Pretrained>(
+    config: &M::Config,
+    checkpoint: &Checkpoint,
+    class: &str,
+    exact: bool,
+    dtype: Dtype,
+    device: &Device,
+) -> Result<Loaded<M>> {
+    let prefix = format!("{}.", M::PREFIX);
+    let names: Vec<&str> = checkpoint.tensors().keys().map(String::as_str).collect();
+    let without_prefix = |name: &str| name.strip_prefix(&prefix).unwrap_or(name).to_owned();
+    let holds = |part: &&'static str| names.iter().any(|name| starts_with_segment(&without_prefix(name), part));
+    let absent: Vec<&'static str> = M::OPTIONAL.iter().filter(|part| !holds(part)).copied().collect();
+    let model = M::init(config, &Parts { absent: absent.clone() }, device);
+
+    let paths = paths(&model);
+    let head = paths.iter().any(|path| path.starts_with(&prefix));
+    let files = FileNames {
+        renames: M::RENAMES,
+        prefix: &prefix,
+        module_has_prefix: head,
+        file_has_prefix: names.iter().any(|name| name.starts_with(&prefix)),
+    };
+
+    let mut found: HashMap<&str, &str> = HashMap::new();
+    for path in &paths {
+        if let Some((name, _)) = files.accepted(path).iter().find_map(|n| checkpoint.tensors().get_key_value(n.as_str())) {
+            found.insert(path, name);
+        }
+    }
+    let tied = tie::<M>(config, checkpoint, &mut found);
+
+    let mut filler = Filler {
+        checkpoint,
+        found: &found,
+        tied: &tied,
+        ids: HashMap::new(),
+        weights: dtype.to_burn(),
+        device,
+        path: Vec::new(),
+        report: WeightsReport::default(),
+        filled: 0,
+        canonical: &|path| files.canonical(path),
+    };
+    let model = model.map(&mut filler);
+    let (mut report, filled) = (filler.report, filler.filled);
+
+    let used: HashSet<&str> = found.values().copied().collect();
+    let spellings: HashSet<String> = paths.iter().flat_map(|path| files.accepted(path)).collect();
+    let mut unused = Vec::new();
+    for name in names.iter().filter(|name| !used.contains(*name) && !spellings.contains(**name)) {
+        let bare = without_prefix(name);
+        let harmless = bare.split('.').any(|segment| OLD_BUFFERS.contains(&segment))
+            || M::IGNORED.iter().any(|ignored| starts_with_segment(&bare, ignored));
+        // Outside of the base model: for a base class everything without the prefix, if the file has it at all.
+        let other_head = if head { !name.starts_with(&prefix) && !exact } else { files.file_has_prefix && bare == **name };
+        if other_head {
+            unused.push((*name).to_owned());
+        } else if !harmless {
+            report.unexpected.push((*name).to_owned());
+        }
+    }
+    if !report.is_empty() {
+        return Err(Error::Weights { path: checkpoint.path().to_path_buf(), class: class.to_owned(), report });
+    }
+    let tied = tied.into_keys().map(str::to_owned).collect();
+    Ok(Loaded { model, report: LoadReport { filled, absent, tied, unused } })
+}
+
+/// Decides which parameters share a tensor: those whose partner alone is in the file, and those with equal bytes.
+fn tie<'a, M: Pretrained>(
+    config: &M::Config,
+    checkpoint: &Checkpoint,
+    found: &mut HashMap<&'a str, &'a str>,
+) -> BTreeMap<&'static str, &'static str> {
+    let mut tied = BTreeMap::new();
+    for &(a, b) in M::tied(config) {
+        let same = match (found.get(a).copied(), found.get(b).copied()) {
+            (None, Some(name)) => found.insert(a, name).is_none(),
+            (Some(name), None) => found.insert(b, name).is_none(),
+            (Some(x), Some(y)) => {
+                let (x, y) = (&checkpoint.tensors()[x], &checkpoint.tensors()[y]);
+                x.dtype == y.dtype && x.shape == y.shape && x.bytes == y.bytes
+            }
+            (None, None) => false,
+        };
+        if same {
+            tied.insert(a, b);
+        }
+    }
+    tied
+}
+
+/// Whether `name` is `part` or lies in it.
+fn starts_with_segment(name: &str, part: &str) -> bool {
+    name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// How module paths are spelt in one file.
+struct FileNames<'a> {
+    renames: &'a [Rename],
+    prefix: &'a str,
+    module_has_prefix: bool,
+    file_has_prefix: bool,
+}
+
+impl FileNames<'_> {
+    /// The name that this file would have for a module path.
+    fn canonical(&self, path: &str) -> String {
+        self.with_file_prefix(path, rename(path, self.renames, |file| file[0]))
+    }
+
+    /// Every name that this file may have for a module path, the most likely first.
+    fn accepted(&self, path: &str) -> Vec<String> {
+        let spellings = self.renames.iter().map(|r| r.file.len()).max().unwrap_or(1);
+        let mut names = Vec::new();
+        for spelling in 0..spellings {
+            let name = rename(path, self.renames, |file| file[spelling.min(file.len() - 1)]);
+            let name = self.with_file_prefix(path, name);
+            for (new, old) in OLD_NORMS {
+                names.extend(name.strip_suffix(new).map(|stem| format!("{stem}{old}")));
+            }
+            names.insert(spelling, name);
+        }
+        // A path that is spelt as the module has it wins over nothing at all.
+        names.push(self.with_file_prefix(path, path.to_owned()));
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    fn with_file_prefix(&self, path: &str, name: String) -> String {
+        match (self.module_has_prefix, self.file_has_prefix) {
+            (true, false) if path.starts_with(self.prefix) => name[self.prefix.len()..].to_owned(),
+            (false, true) => format!("{}{name}", self.prefix),
+            _ => name,
+        }
+    }
+}
+
+/// Applies all renames to a dotted path.
+fn rename(path: &str, renames: &[Rename], spelling: impl Fn(&'static [&'static str]) -> &'static str) -> String {
+    let mut name = format!(".{path}.");
+    for rename in renames {
+        name = name.replace(&format!(".{}.", rename.module), &format!(".{}.", spelling(rename.file)));
+    }
+    name[1..name.len() - 1].to_owned()
+}
+
+/// The paths of all parameters, in the module's order.
+fn paths(module: &impl Module) -> Vec<String> {
+    #[derive(Default)]
+    struct Paths {
+        path: Vec<String>,
+        paths: Vec<String>,
+    }
+    impl ModuleVisitor for Paths {
+        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+            self.paths.push(self.path.join("."));
+        }
+        fn visit_int<const D: usize>(&mut self, _: &Param<Tensor<D, Int>>) {
+            self.paths.push(self.path.join("."));
+        }
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+    }
+    let mut visitor = Paths::default();
+    module.visit(&mut visitor);
+    visitor.paths
+}
+
+/// Replaces each parameter by the tensor that was found for it.
+struct Filler<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Module path to the name in the file.
+    found: &'a HashMap<&'a str, &'a str>,
+    tied: &'a BTreeMap<&'static str, &'static str>,
+    /// The identity of parameters that others are tied to, or that are tied to others, by either path.
+    ids: HashMap<String, ParamId>,
+    weights: Option<DType>,
+    device: &'a Device,
+    path: Vec<String>,
+    report: WeightsReport,
+    filled: usize,
+    canonical: &'a dyn Fn(&str) -> String,
+}
+
+impl<'a> Filler<'a> {
+    /// The tensor for a parameter of `shape`, or `None` and a line in the report.
+    fn find(&mut self, path: &str, shape: &[usize], float: bool) -> Option<(&'a StoredTensor, ParamId)> {
+        let Some(&name) = self.found.get(path) else {
+            self.report.missing.push((self.canonical)(path));
+            return None;
+        };
+        let tensor = &self.checkpoint.tensors()[name];
+        let kind_fits = float == matches!(tensor.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+        if tensor.shape != shape || !kind_fits {
+            let found = format!("{} {:?}", dtype_name(tensor.dtype), tensor.shape);
+            let expected = if kind_fits { format!("{shape:?}") } else { format!("a {} tensor", if float { "float" } else { "integer" }) };
+            self.report.mismatched.push(Mismatch { name: name.to_owned(), found, expected });
+            return None;
+        }
+        self.filled += 1;
+        // Tied parameters have one identity, whichever of them comes first.
+        let key = self.tied.get(path).copied().unwrap_or(path).to_owned();
+        Some((tensor, *self.ids.entry(key).or_default()))
+    }
+}
+
+impl ModuleMapper for Filler<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        let Some((stored, id)) = self.find(&path, param.lazy_shape().as_slice(), true) else { return param };
+        let tensor = Tensor::<D>::from_data(stored.to_data(), (self.device, stored.dtype));
+        let compute: DType = self.device.settings().float_dtype.into();
+        // Matrices keep the dtype of the file; everything else meets the activations element by element.
+        let dtype = if D == 2 && stored.dtype != DType::F64 { self.weights.unwrap_or(stored.dtype) } else { compute };
+        let tensor = if dtype == stored.dtype { tensor } else { tensor.cast(dtype) };
+        Param::initialized(id, tensor)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let path = self.path.join(".");
+        match self.find(&path, param.lazy_shape().as_slice(), false) {
+            Some((stored, id)) => Param::initialized(id, Tensor::from_data(stored.to_data(), self.device)),
+            None => param,
+        }
+    }
+
+    fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
+        param
+    }
+}
+
+impl<M: Pretrained> PretrainedModel for M {
+    fn tensors(&self) -> Vec<(String, StoredTensor)> {
+        let mut visitor = Collector { renames: M::RENAMES, path: Vec::new(), seen: HashSet::new(), tensors: Vec::new() };
+        self.visit(&mut visitor);
+        visitor.tensors
+    }
+
+    fn num_parameters(&self) -> usize {
+        let mut visitor = Counter::default();
+        self.visit(&mut visitor);
+        visitor.elements
+    }
+}
+
+/// Collects every tensor once, under the name it is saved by.
+struct Collector {
+    renames: &'static [Rename],
+    path: Vec<String>,
+    seen: HashSet<ParamId>,
+    tensors: Vec<(String, StoredTensor)>,
+}
+
+/// burn's bytes as the owner of shared bytes.
+struct Owned(burn::tensor::Bytes);
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Collector {
+    fn push(&mut self, id: ParamId, data: impl FnOnce() -> TensorData) {
+        if self.seen.insert(id) {
+            let name = rename(&self.path.join("."), self.renames, |file| file[0]);
+            let data = data();
+            let (dtype, shape) = (data.dtype(), data.shape().as_slice().to_vec());
+            let bytes = bytes::Bytes::from_owner(Owned(data.into_bytes()));
+            self.tensors.push((name, StoredTensor { path: "model".into(), dtype, shape, bytes }));
+        }
+    }
+}
+
+impl ModuleVisitor for Collector {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.push(param.id, || param.val().into_data());
+    }
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.push(param.id, || param.val().into_data());
+    }
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+}
+
+#[derive(Default)]
+struct Counter {
+    seen: HashSet<ParamId>,
+    elements: usize,
+}
+
+impl ModuleVisitor for Counter {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.seen.insert(param.id) {
+            self.elements += param.lazy_shape().num_elements();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Scaled dot-product attention and what it may see.
+
+use burn::tensor::{Bool, DType, Int, Tensor};
+
+use crate::softmax;
+
+/// Which keys a query may not see. The one convention of the workspace: *true is hidden*.
+///
+/// A key is seen if it is not padding and lies within the window of the query's position. Queries are the last
+/// positions of the keys, so that a cache needs no other mask.
+#[derive(Debug, Clone, Default)]
+pub struct Mask {
+    /// `[batch, keys]`: true for padding.
+    pub padding: Option<Tensor<2, Bool>>,
+    /// How far back a query sees, itself not counted; unlimited if `None`.
+    pub before: Option<usize>,
+    /// How far ahead a query sees, itself not counted; unlimited if `None`, causal if 0.
+    pub after: Option<usize>,
+}
+
+impl Mask {
+    /// Nothing but padding is hidden. `attention_mask` is HF's: 1 is seen, 0 is padding.
+    ///
+    /// # Shapes
+    /// - attention_mask: `[batch, keys]`
+    pub fn padding(attention_mask: Option<Tensor<2, Int>>) -> Self {
+        Self { padding: attention_mask.map(|mask| mask.equal_elem(0)), ..Self::default() }
+    }
+
+    /// The same, seen through a window of `reach` positions on both sides.
+    pub fn within(&self, reach: usize) -> Self {
+        Self { padding: self.padding.clone(), before: Some(reach), after: Some(reach) }
+    }
+
+    /// True where a query may not see a key, or `None` if all is seen.
+    ///
+    /// # Shapes
+    /// - output: `[batch or 1, 1, queries or 1, keys]`
+    fn hidden(&self, queries: usize, keys: usize, device: &burn::tensor::Device) -> Option<Tensor<4, Bool>> {
+        let padding = self.padding.clone().map(|p| p.unsqueeze_dims::<4>(&[1, 1]));
+        if self.before.is_none() && self.after.is_none() {
+            return padding;
+        }
+        let query = Tensor::<1, Int>::arange((keys - queries) as i64..keys as i64, device).unsqueeze_dim::<2>(1);
+        let key = Tensor::<1, Int>::arange(0..keys as i64, device).unsqueeze_dim::<2>(0);
+        let distance = key - query; // [queries, keys]
+        let outside = match (self.before, self.after) {
+            (Some(before), Some(after)) => {
+                distance.clone().lower_elem(-(before as i64)).bool_or(distance.greater_elem(after as i64))
+            }
+            (Some(before), None) => distance.lower_elem(-(before as i64)),
+            (None, after) => distance.greater_elem(after.unwrap_or(keys) as i64),
+        };
+        let outside = outside.unsqueeze_dims::<4>(&[0, 1]);
+        Some(match padding {
+            Some(padding) => padding.bool_or(outside),
+            None => outside,
+        })
+    }
+}
+
+/// What [`attention`] needs besides queries, keys and values.
+#[derive(Debug, Clone)]
+pub struct AttentionOptions<'a> {
+    /// Which keys are hidden.
+    pub mask: &'a Mask,
+    /// Factor of the scores; `1/√head_dim` if `None`.
+    pub scale: Option<f64>,
+    /// Added to the scaled scores: `[batch or 1, heads, queries, keys]`.
+    pub bias: Option<Tensor<4>>,
+}
+
+impl<'a> AttentionOptions<'a> {
+    /// The usual scale and no bias.
+    pub fn new(mask: &'a Mask) -> Self {
+        Self { mask, scale: None, bias: None }
+    }
+}
+
+/// `softmax(q·kᵀ·scale + bias) · v`. Vaswani et al., 2017 (arXiv:1706.03762), equation 1.
+///
+/// # Shapes
+/// - q: `[batch, queries, heads, head_dim]`
+/// - k, v: `[batch, keys, heads, head_dim]`
+/// - output: `[batch, queries, heads, head_dim]`
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOptions<'_>) -> Tensor<4> {
+    attention_weights(q, k, v, options).0
+}
+
+/// [`attention`], and the weights that it computed: for whoever wants to look at them.
+///
+/// # Shapes
+/// - weights: `[batch, heads, queries, keys]`; every row sums to one, also where all keys are hidden
+pub fn attention_weights(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    options: AttentionOptions<'_>,
+) -> (Tensor<4>, Tensor<4>) {
+    let [_, queries, _, head_dim] = q.dims();
+    let keys = k.dims()[1];
+    let device = q.device();
+    let scale = options.scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
+    let scores = (q * scale).swap_dims(1, 2).matmul(k.permute([0, 2, 3, 1])); // [batch, heads, queries, keys]
+    let scores = match options.bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
+    let lowest = if scores.dtype() == DType::F16 { -65504.0 } else { f64::from(f32::MIN) };
+    let scores = match options.mask.hidden(queries, keys, &device) {
+        Some(hidden) => {
+            let shape = scores.shape();
+            scores.mask_fill(hidden.expand(shape), lowest)
+        }
+        None => scores,
+    };
+    let weights = softmax(scores);
+    (weights.clone().matmul(v.swap_dims(1, 2)).swap_dims(1, 2), weights)
+}

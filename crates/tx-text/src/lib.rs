@@ -1,0 +1,4 @@
+//! Text: architectures and pipelines.
+
+pub mod models;
+pub mod pipelines;
