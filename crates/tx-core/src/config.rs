@@ -380,7 +380,7 @@ mod tests {
         }
 
         fn limits(&self) -> TextLimits {
-            TextLimits { vocab_size: 1, max_length: None, type_vocab_size: 0 }
+            TextLimits { vocab_size: 1, max_length: None, positions: 1, type_vocab_size: 0 }
         }
     }
 

@@ -50,6 +50,8 @@ pub struct TextLimits {
     pub vocab_size: usize,
     /// The longest sequence, in tokens; `None` if positions are not limited.
     pub max_length: Option<usize>,
+    /// Position ids are below this: the rows of the table, of which padding may have some.
+    pub positions: usize,
     /// Token type ids are below this; 0 if the model has none.
     pub type_vocab_size: usize,
 }
@@ -106,7 +108,7 @@ pub struct TextArguments {
 impl TextInputs {
     /// Checks the arguments against what the model can take, and puts them on its device.
     ///
-    /// `token_type_ids` are dropped for a model that has no table for them and must then be zero.
+    /// `token_type_ids` are dropped for a model that has no table for them.
     ///
     /// # Errors
     /// [`Error::Input`] for an empty or too long sequence, ids outside of the tables, and shapes that differ.
@@ -137,9 +139,10 @@ impl TextInputs {
         };
         check("input_ids", ids, limits.vocab_size)?;
         arguments.attention_mask.iter().try_for_each(|mask| check("attention_mask", mask, 2))?;
-        arguments.token_type_ids.iter().try_for_each(|types| check("token_type_ids", types, limits.type_vocab_size.max(1)))?;
-        let positions = limits.max_length.unwrap_or(1 << 24);
-        arguments.position_ids.iter().try_for_each(|ids| check("position_ids", ids, positions))?;
+        // Tokenizers give types to models that have none, and Python ignores them.
+        let types = if limits.type_vocab_size == 0 { usize::MAX } else { limits.type_vocab_size };
+        arguments.token_type_ids.iter().try_for_each(|ids| check("token_type_ids", ids, types))?;
+        arguments.position_ids.iter().try_for_each(|ids| check("position_ids", ids, limits.positions))?;
         let tensor = |rows: &Option<IntRows>| rows.as_ref().map(|rows| rows.to_tensor(device));
         Ok(Self {
             input_ids: ids.to_tensor(device),

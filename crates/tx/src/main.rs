@@ -1,2 +1,9 @@
-//! tx
-fn main() {}
+//! The `tx` command line: see [`cli`].
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

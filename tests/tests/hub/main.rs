@@ -114,8 +114,7 @@ fn many_at_once_download_once() {
         }
     });
     let cache = Cache::new();
-    // Shorter than the download: waiting must go by progress.
-    let options = HubOptions { idle_timeout: Duration::from_millis(500), tries: 1, ..cache.options(&hub) };
+    let options = cache.options(&hub);
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..8).map(|_| scope.spawn(|| full(&options))).collect();
         for one in all {
@@ -178,7 +177,8 @@ fn a_lock_is_waited_for_as_long_as_there_is_progress() {
     fs::create_dir_all(cache.repo().join("blobs")).unwrap();
     let lock = File::create(locks.join(format!("{SHA256}.lock"))).unwrap();
     lock.lock().unwrap();
-    let options = HubOptions { idle_timeout: Duration::from_millis(200), tries: 2, ..cache.options(&hub) };
+    // It is given up after 1.6 s without progress.
+    let options = HubOptions { idle_timeout: Duration::from_millis(400), ..cache.options(&hub) };
     let text = message(full(&options));
     assert!(text.contains("another process holds") && text.contains(".lock"), "{text}");
     std::thread::scope(|scope| {
@@ -187,7 +187,7 @@ fn a_lock_is_waited_for_as_long_as_there_is_progress() {
         for piece in weights().chunks(10_000) {
             assert!(!waiting.is_finished());
             growing.write_all(piece).unwrap();
-            std::thread::sleep(Duration::from_millis(60));
+            std::thread::sleep(Duration::from_millis(110));
         }
         lock.unlock().unwrap();
         waiting.join().unwrap().unwrap();

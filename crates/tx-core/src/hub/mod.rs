@@ -265,7 +265,9 @@ pub fn resolve(model: &str, wanted: Wanted, options: &HubOptions) -> Result<Path
     let cached = find_cached(&repo, wanted, options);
     if options.offline {
         let why = |lack| format!("offline, and {lack} in the cache");
-        return cached.map_err(|lack| repo.error(None, why(lack), repo.without_network(options)));
+        let snapshot = cached.map_err(|lack| repo.error(None, why(lack), repo.without_network(options)))?;
+        tracing::info!("{}: offline, using the cached copy `{}`", repo.id, snapshot.display());
+        return Ok(snapshot);
     }
     // With a cached copy at hand, waiting for a Hub that does not answer helps nobody.
     let tries = if cached.is_ok() { 1 } else { options.tries };

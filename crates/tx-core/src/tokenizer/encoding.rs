@@ -15,7 +15,7 @@ const MAX_TOKENS: usize = 1 << 24;
 pub struct Text {
     /// The text.
     pub first: Sequence,
-    /// A second text: an answer's context, a hypothesis. An empty one is still a second text.
+    /// A second text: an answer's context, a hypothesis.
     pub second: Option<Sequence>,
 }
 
@@ -37,6 +37,15 @@ impl Text {
     /// A text that is already split into words.
     pub fn words<W: Into<String>>(words: impl IntoIterator<Item = W>) -> Self {
         Self { first: Sequence::Words(words.into_iter().map(Into::into).collect()), second: None }
+    }
+}
+
+impl Sequence {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Raw(text) => text.is_empty(),
+            Self::Words(words) => words.is_empty(),
+        }
     }
 }
 
@@ -167,19 +176,25 @@ impl Default for Padding {
 impl Tokenizer {
     /// Encodes a text. There is one encoding, or several if cut-off parts are asked for.
     ///
+    /// An empty second text counts as none, as in a call of Python's tokenizer with one pair.
+    ///
     /// # Errors
     /// [`Error::Input`] if the options contradict each other or the text cannot be cut as they say; [`Error::Tokenizer`] if
     /// the tokenizer fails on the text.
     pub fn encode(&self, text: &Text, options: &EncodeOptions) -> Result<Vec<Encoding>> {
-        self.encode_one(text, options, 0)
+        let second = text.second.as_ref().filter(|second| !second.is_empty());
+        self.encode_one(&text.first, second, options, 0)
     }
 
     /// Encodes texts, on all cores. Encodings are in the order of the texts; [`Encoding::sample`] says which one each is of.
     ///
+    /// An empty second text is still a second text, as in a call of Python's tokenizer with lists.
+    ///
     /// # Errors
     /// Those of [`Tokenizer::encode`], for the first text that fails.
     pub fn encode_batch(&self, texts: &[Text], options: &EncodeOptions) -> Result<Vec<Encoding>> {
-        let encode = |(sample, text)| self.encode_one(text, options, sample);
+        let encode =
+            |(sample, text): (usize, &Text)| self.encode_one(&text.first, text.second.as_ref(), options, sample);
         let results: Vec<Result<Vec<Encoding>>> = texts.par_iter().enumerate().map(encode).collect();
         let mut encodings = Vec::with_capacity(texts.len());
         for result in results {
@@ -229,10 +244,16 @@ impl Tokenizer {
         Ok(())
     }
 
-    fn encode_one(&self, text: &Text, options: &EncodeOptions, sample: usize) -> Result<Vec<Encoding>> {
+    fn encode_one(
+        &self,
+        first: &Sequence,
+        second: Option<&Sequence>,
+        options: &EncodeOptions,
+        sample: usize,
+    ) -> Result<Vec<Encoding>> {
         guarded(&self.path, "encoding", || {
-            let mut first = self.split(&text.first)?;
-            let mut second = text.second.as_ref().map(|text| self.split(text)).transpose()?;
+            let mut first = self.split(first)?;
+            let mut second = second.map(|text| self.split(text)).transpose()?;
             if let Some(second) = &mut second {
                 second.set_type_ids(vec![1; second.len()]);
             }

@@ -221,20 +221,19 @@ impl FileNames<'_> {
         self.with_file_prefix(path, rename(path, self.renames, |file| file[0]))
     }
 
-    /// Every name that this file may have for a module path, the most likely first.
+    /// Every name that this file may have for a module path, in order of preference.
     fn accepted(&self, path: &str) -> Vec<String> {
         let spellings = self.renames.iter().map(|r| r.file.len()).max().unwrap_or(1);
-        let mut names = Vec::new();
+        // Where a file has a tensor under two names, the one that the module has is the one that Python uses.
+        let mut names = vec![self.with_file_prefix(path, path.to_owned())];
         for spelling in 0..spellings {
             let name = rename(path, self.renames, |file| file[spelling.min(file.len() - 1)]);
-            let name = self.with_file_prefix(path, name);
-            for (new, old) in OLD_NORMS {
-                names.extend(name.strip_suffix(new).map(|stem| format!("{stem}{old}")));
-            }
-            names.insert(spelling, name);
+            names.push(self.with_file_prefix(path, name));
         }
-        // A path that is spelt as the module has it wins over nothing at all.
-        names.push(self.with_file_prefix(path, path.to_owned()));
+        for (new, old) in OLD_NORMS {
+            let old_names: Vec<_> = names.iter().filter_map(|name| Some(format!("{}{old}", name.strip_suffix(new)?))).collect();
+            names.extend(old_names);
+        }
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         names

@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, TensorData};
 use bytes::Bytes;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
@@ -145,6 +145,25 @@ fn write_format(folder: &Path, format: Format, tensors: &BTreeMap<String, Stored
     let planned: Vec<_> = tensors.iter().map(|(name, tensor)| Planned::stored(name, tensor)).collect();
     stage(folder, format, &planned, max_shard_size, &mut |_, _| ())?.commit()?;
     Ok(())
+}
+
+/// Writes `tensors` as one safetensors file, aside and renamed: `path` has either its old content or all of the new.
+///
+/// # Errors
+/// As [`write_folder`].
+pub fn write_file(path: &Path, tensors: BTreeMap<String, TensorData>) -> Result<()> {
+    let planned = tensors.into_iter().map(|(name, data)| {
+        let (dtype, shape) = (data.dtype(), data.shape().as_slice().to_vec());
+        let bytes = Bytes::from(data.into_bytes().to_vec());
+        Planned { name, dtype, shape, source: None, produce: Arc::new(move || Ok(bytes.clone())) }
+    });
+    let planned: Vec<_> = planned.collect();
+    let needed = planned.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.len()));
+    let staged = write_aside(parent(path), path, needed, |file, _| {
+        write_safetensors(file, path, &planned.iter().collect::<Vec<_>>(), &mut |_| ())
+    })?;
+    staged.persist(path).map_err(|e| Error::io(path)(e.error))?;
+    sync_folder(parent(path))
 }
 
 /// Writes a file so that `path` has either its old content or all of the new: aside, to the disk, renamed.

@@ -82,6 +82,7 @@ impl ModelConfig for BertConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_position_embeddings),
+            positions: self.max_position_embeddings,
             type_vocab_size: self.type_vocab_size,
         }
     }

@@ -58,7 +58,7 @@ pub struct DebertaV2Config {
 
 /// HF's `pos_att_type`: a list of names, or one text with bars between them.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a list of names or one text with bars between them")]
 pub enum PosAttType {
     List(Vec<String>),
     Text(String),
@@ -176,6 +176,7 @@ impl ModelConfig for DebertaV2Config {
             vocab_size: self.vocab_size,
             // Relative positions have no end: the last bucket takes what is further away.
             max_length: self.position_biased_input.then_some(self.max_position_embeddings),
+            positions: self.max_position_embeddings,
             type_vocab_size: self.type_vocab_size,
         }
     }

@@ -71,7 +71,12 @@ impl ModelConfig for DistilBertConfig {
     }
 
     fn limits(&self) -> TextLimits {
-        TextLimits { vocab_size: self.vocab_size, max_length: Some(self.max_position_embeddings), type_vocab_size: 0 }
+        TextLimits {
+            vocab_size: self.vocab_size,
+            max_length: Some(self.max_position_embeddings),
+            positions: self.max_position_embeddings,
+            type_vocab_size: 0,
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod albert;
 mod bert;
+mod deberta_v2;
 mod distilbert;
 mod electra;
+mod modernbert;
 mod mpnet;
 mod roberta;
 
@@ -21,8 +23,10 @@ pub static TEXT_MODEL: &[Entry<dyn TextModel>] = &[
     text_model::<albert::AlbertModel>("albert", "AlbertModel"),
     text_model::<bert::BertModel>("bert", "BertModel"),
     text_model::<roberta::RobertaModel>("camembert", "CamembertModel"),
+    text_model::<deberta_v2::DebertaV2Model>("deberta-v2", "DebertaV2Model"),
     text_model::<distilbert::DistilBertModel>("distilbert", "DistilBertModel"),
     text_model::<electra::ElectraModel>("electra", "ElectraModel"),
+    text_model::<modernbert::ModernBertModel>("modernbert", "ModernBertModel"),
     text_model::<mpnet::MpnetModel>("mpnet", "MPNetModel"),
     text_model::<roberta::RobertaModel>("roberta", "RobertaModel"),
     text_model::<roberta::RobertaModel>("xlm-roberta", "XLMRobertaModel"),
@@ -33,8 +37,10 @@ pub static MASKED_LM: &[Entry<dyn MaskedLm>] = &[
     masked_lm::<albert::AlbertForMaskedLm>("albert", "AlbertForMaskedLM"),
     masked_lm::<bert::BertForMaskedLm>("bert", "BertForMaskedLM"),
     masked_lm::<roberta::RobertaForMaskedLm>("camembert", "CamembertForMaskedLM"),
+    masked_lm::<deberta_v2::DebertaV2ForMaskedLm>("deberta-v2", "DebertaV2ForMaskedLM"),
     masked_lm::<distilbert::DistilBertForMaskedLm>("distilbert", "DistilBertForMaskedLM"),
     masked_lm::<electra::ElectraForMaskedLm>("electra", "ElectraForMaskedLM"),
+    masked_lm::<modernbert::ModernBertForMaskedLm>("modernbert", "ModernBertForMaskedLM"),
     masked_lm::<mpnet::MpnetForMaskedLm>("mpnet", "MPNetForMaskedLM"),
     masked_lm::<roberta::RobertaForMaskedLm>("roberta", "RobertaForMaskedLM"),
     masked_lm::<roberta::RobertaForMaskedLm>("xlm-roberta", "XLMRobertaForMaskedLM"),
@@ -45,11 +51,13 @@ pub static SEQUENCE_CLASSIFICATION: &[Entry<dyn SequenceClassifier>] = &[
     sequence_classifier::<albert::AlbertForSequenceClassification>("albert", "AlbertForSequenceClassification"),
     sequence_classifier::<bert::BertForSequenceClassification>("bert", "BertForSequenceClassification"),
     sequence_classifier::<roberta::RobertaForSequenceClassification>("camembert", "CamembertForSequenceClassification"),
+    sequence_classifier::<deberta_v2::DebertaV2ForSequenceClassification>("deberta-v2", "DebertaV2ForSequenceClassification"),
     sequence_classifier::<distilbert::DistilBertForSequenceClassification>(
         "distilbert",
         "DistilBertForSequenceClassification",
     ),
     sequence_classifier::<electra::ElectraForSequenceClassification>("electra", "ElectraForSequenceClassification"),
+    sequence_classifier::<modernbert::ModernBertForSequenceClassification>("modernbert", "ModernBertForSequenceClassification"),
     sequence_classifier::<mpnet::MpnetForSequenceClassification>("mpnet", "MPNetForSequenceClassification"),
     sequence_classifier::<roberta::RobertaForSequenceClassification>("roberta", "RobertaForSequenceClassification"),
     sequence_classifier::<roberta::RobertaForSequenceClassification>(
@@ -63,8 +71,10 @@ pub static TOKEN_CLASSIFICATION: &[Entry<dyn TokenClassifier>] = &[
     token_classifier::<albert::AlbertForTokenClassification>("albert", "AlbertForTokenClassification"),
     token_classifier::<bert::BertForTokenClassification>("bert", "BertForTokenClassification"),
     token_classifier::<roberta::RobertaForTokenClassification>("camembert", "CamembertForTokenClassification"),
+    token_classifier::<deberta_v2::DebertaV2ForTokenClassification>("deberta-v2", "DebertaV2ForTokenClassification"),
     token_classifier::<distilbert::DistilBertForTokenClassification>("distilbert", "DistilBertForTokenClassification"),
     token_classifier::<electra::ElectraForTokenClassification>("electra", "ElectraForTokenClassification"),
+    token_classifier::<modernbert::ModernBertForTokenClassification>("modernbert", "ModernBertForTokenClassification"),
     token_classifier::<mpnet::MpnetForTokenClassification>("mpnet", "MPNetForTokenClassification"),
     token_classifier::<roberta::RobertaForTokenClassification>("roberta", "RobertaForTokenClassification"),
     token_classifier::<roberta::RobertaForTokenClassification>("xlm-roberta", "XLMRobertaForTokenClassification"),
@@ -75,8 +85,10 @@ pub static QUESTION_ANSWERING: &[Entry<dyn QuestionAnswerer>] = &[
     question_answerer::<albert::AlbertForQuestionAnswering>("albert", "AlbertForQuestionAnswering"),
     question_answerer::<bert::BertForQuestionAnswering>("bert", "BertForQuestionAnswering"),
     question_answerer::<roberta::RobertaForQuestionAnswering>("camembert", "CamembertForQuestionAnswering"),
+    question_answerer::<deberta_v2::DebertaV2ForQuestionAnswering>("deberta-v2", "DebertaV2ForQuestionAnswering"),
     question_answerer::<distilbert::DistilBertForQuestionAnswering>("distilbert", "DistilBertForQuestionAnswering"),
     question_answerer::<electra::ElectraForQuestionAnswering>("electra", "ElectraForQuestionAnswering"),
+    question_answerer::<modernbert::ModernBertForQuestionAnswering>("modernbert", "ModernBertForQuestionAnswering"),
     question_answerer::<mpnet::MpnetForQuestionAnswering>("mpnet", "MPNetForQuestionAnswering"),
     question_answerer::<roberta::RobertaForQuestionAnswering>("roberta", "RobertaForQuestionAnswering"),
     question_answerer::<roberta::RobertaForQuestionAnswering>("xlm-roberta", "XLMRobertaForQuestionAnswering"),
@@ -87,8 +99,10 @@ pub static MULTIPLE_CHOICE: &[Entry<dyn MultipleChoice>] = &[
     multiple_choice::<albert::AlbertForMultipleChoice>("albert", "AlbertForMultipleChoice"),
     multiple_choice::<bert::BertForMultipleChoice>("bert", "BertForMultipleChoice"),
     multiple_choice::<roberta::RobertaForMultipleChoice>("camembert", "CamembertForMultipleChoice"),
+    multiple_choice::<deberta_v2::DebertaV2ForMultipleChoice>("deberta-v2", "DebertaV2ForMultipleChoice"),
     multiple_choice::<distilbert::DistilBertForMultipleChoice>("distilbert", "DistilBertForMultipleChoice"),
     multiple_choice::<electra::ElectraForMultipleChoice>("electra", "ElectraForMultipleChoice"),
+    multiple_choice::<modernbert::ModernBertForMultipleChoice>("modernbert", "ModernBertForMultipleChoice"),
     multiple_choice::<mpnet::MpnetForMultipleChoice>("mpnet", "MPNetForMultipleChoice"),
     multiple_choice::<roberta::RobertaForMultipleChoice>("roberta", "RobertaForMultipleChoice"),
     multiple_choice::<roberta::RobertaForMultipleChoice>("xlm-roberta", "XLMRobertaForMultipleChoice"),

@@ -82,7 +82,12 @@ impl ModelConfig for MpnetConfig {
     }
 
     fn limits(&self) -> TextLimits {
-        TextLimits { vocab_size: self.vocab_size, max_length: Some(self.max_length()), type_vocab_size: 0 }
+        TextLimits {
+            vocab_size: self.vocab_size,
+            max_length: Some(self.max_length()),
+            positions: self.max_position_embeddings,
+            type_vocab_size: 0,
+        }
     }
 }
 

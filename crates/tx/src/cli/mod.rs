@@ -1,0 +1,177 @@
+//! The commands of `tx`, the options that all of them have, and how they end.
+//!
+//! A command returns an [`Error`], and [`main`] prints it as one line; a panic of a dependency is caught and printed in
+//! the same way. Exit code 0 is success, 1 is a failure and 2 is a command line that cannot be understood.
+
+mod download;
+mod embed;
+mod forward;
+mod info;
+mod models;
+mod output;
+mod run;
+
+use std::any::Any;
+use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use tx_core::device;
+use tx_core::error::Result;
+use tx_core::hub::{self, HubOptions, Wanted};
+use tx_core::registry::LoadOptions;
+
+/// Hugging Face Transformers for Rust: loads checkpoints as they lie on the Hub and runs them, without Python.
+#[derive(Parser)]
+#[command(name = "tx", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a task on texts, by the name of Python's pipeline
+    Run(Box<run::RunArgs>),
+    /// Turns texts into vectors, as sentence-transformers does
+    Embed(embed::EmbedArgs),
+    /// Runs one forward pass, from tensors in a file to tensors in a file
+    Forward(forward::ForwardArgs),
+    /// Says what a model is and what can be done with it
+    Info(info::InfoArgs),
+    /// Lists the architectures and their heads
+    Models,
+    /// Gets a model from the Hub into the cache and prints its folder
+    Download(download::DownloadArgs),
+}
+
+/// The options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Where to compute: cpu, or wgpu[:N], vulkan[:N], metal[:N], cuda[:N], rocm[:N] where built with it
+    #[arg(long, global = true, default_value = "cpu")]
+    pub device: String,
+    /// The dtype of the weights; `auto` is that of the file
+    #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
+    pub dtype: String,
+    /// Never uses the network: models are folders, or in the cache
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Prints one JSON document in place of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Common {
+    /// `--device` and `--dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Device`](tx_core::Error::Device) if there is no such device.
+    pub fn load_options(&self) -> Result<LoadOptions> {
+        Ok(LoadOptions { device: device::device(&self.device)?, dtype: self.dtype.parse()? })
+    }
+
+    /// What the environment says about the Hub, and `--offline`.
+    pub fn hub_options(&self) -> HubOptions {
+        let options = HubOptions::from_env();
+        HubOptions { offline: options.offline || self.offline, ..options }
+    }
+
+    /// The folder of a model, with its weights: downloaded if need be.
+    ///
+    /// # Errors
+    /// As [`hub::resolve`].
+    pub fn folder(&self, model: &str) -> Result<PathBuf> {
+        hub::resolve(model, Wanted::Full, &self.hub_options())
+    }
+}
+
+/// Where the last panic was; it is printed only if nobody turns the panic into an error.
+static PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let Cli { command, common } = Cli::parse();
+    log_warnings();
+    panic::set_hook(Box::new(|info| {
+        if let Ok(mut place) = PANIC.lock() {
+            *place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        }
+    }));
+    match panic::catch_unwind(AssertUnwindSafe(|| command.run(&common))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error.to_string()),
+        Err(payload) => {
+            let place = PANIC.lock().map(|place| place.clone()).unwrap_or_default();
+            fail(&format!("this is a bug of tx, please report it: {}{place}", panic_text(payload.as_ref())))
+        }
+    }
+}
+
+impl Command {
+    fn run(&self, common: &Common) -> Result<()> {
+        match self {
+            Self::Run(args) => run::run(args, common),
+            Self::Embed(args) => embed::run(args, common),
+            Self::Forward(args) => forward::run(args, common),
+            Self::Info(args) => info::run(args, common),
+            Self::Models => models::run(common),
+            Self::Download(args) => download::run(args, common),
+        }
+    }
+}
+
+/// Prints the one line of a failure. That it cannot be printed is nothing that could be told to anybody.
+fn fail(message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{}", output::error_line(message));
+    ExitCode::FAILURE
+}
+
+/// What a panic says.
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
+}
+
+/// Prints warnings to stderr, and more with `TX_LOG=debug` or `TX_LOG=tx_core=trace`.
+fn log_warnings() {
+    let filter = EnvFilter::try_from_env("TX_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("off,tx=warn,tx_core=warn,tx_kernels=warn,tx_text=warn"));
+    // Only a second logger could be an error here, and this is the first.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .without_time()
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn common_options_may_stand_before_and_after_the_command() {
+        for line in [["tx", "--json", "--offline", "models"], ["tx", "models", "--json", "--offline"]] {
+            let Cli { common, .. } = Cli::try_parse_from(line).unwrap();
+            assert!(common.json && common.offline && common.hub_options().offline);
+            assert_eq!((common.device.as_str(), common.dtype.as_str()), ("cpu", "auto"));
+            let LoadOptions { dtype, .. } = common.load_options().unwrap();
+            assert_eq!(dtype, device::Dtype::Auto);
+        }
+    }
+}

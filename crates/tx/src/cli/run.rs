@@ -1,0 +1,629 @@
+//! `tx run TASK`: a pipeline from the command line.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use serde::de::DeserializeOwned;
+use tx_core::config::read_text;
+use tx_core::error::{Error, Result};
+use tx_core::pipeline::{Batching, Pipeline};
+use tx_core::registry::{Entry, Task};
+use tx_core::tokenizer::{Sequence, Text};
+use tx_text::models;
+use tx_text::pipelines::*;
+
+use super::Common;
+use super::output::{print_json, print_table};
+
+/// The largest file of inputs, in bytes.
+const MAX_FILE: u64 = 1 << 30;
+
+/// The arguments of `tx run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The task, by the name of Python's pipeline: text-classification, ner, fill-mask …
+    pub task: String,
+    /// Texts; `-` reads lines of standard input. A text may also be a JSON object with the task's own keys.
+    pub inputs: Vec<String>,
+    /// A folder, or a model on the Hub: `owner/name[@revision]`
+    #[arg(long, short)]
+    pub model: Option<String>,
+    /// Reads each line of a file as an input; with --question, the whole file as the context
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// The most texts in one forward pass
+    #[arg(long, value_name = "N", default_value_t = Batching::default().batch_size)]
+    pub batch_size: usize,
+
+    /// How many results to give: a number, or `all` for all labels
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<TopK>,
+    /// Cuts texts that are too long for the model, where the task does not do so by itself
+    #[arg(long)]
+    pub truncation: bool,
+    /// Cuts texts to this many tokens
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+
+    /// text-classification: a second text, for models of pairs
+    #[arg(long, value_name = "TEXT")]
+    pub text_pair: Option<String>,
+    /// text-classification: sigmoid, softmax or none
+    #[arg(long, value_name = "FUNCTION")]
+    pub function_to_apply: Option<FunctionToApply>,
+
+    /// fill-mask: proposes these words only
+    #[arg(long, value_name = "WORD,…", value_delimiter = ',')]
+    pub targets: Option<Vec<String>>,
+
+    /// token-classification: none, simple, first, average or max
+    #[arg(long, value_name = "STRATEGY")]
+    pub aggregation_strategy: Option<AggregationStrategy>,
+    /// token-classification: labels to leave out [default: O]
+    #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
+    pub ignore_labels: Option<Vec<String>>,
+    /// token-classification: reads long texts in windows that share this many tokens
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// token-classification: the texts are words with the delimiter between them
+    #[arg(long)]
+    pub is_split_into_words: bool,
+    /// token-classification: what stands between words [default: a space]
+    #[arg(long, value_name = "TEXT")]
+    pub delimiter: Option<String>,
+
+    /// zero-shot-classification: the labels to choose from
+    #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
+    pub candidate_labels: Option<Vec<String>>,
+    /// zero-shot-classification: the hypothesis, with `{}` for the label [default: This example is {}.]
+    #[arg(long, value_name = "TEXT")]
+    pub hypothesis_template: Option<String>,
+    /// zero-shot-classification: several labels can hold
+    #[arg(long)]
+    pub multi_label: bool,
+
+    /// question-answering: the question; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub question: Vec<String>,
+    /// question-answering: the text that holds the answer
+    #[arg(long, value_name = "TEXT")]
+    pub context: Option<String>,
+    /// question-answering: how many tokens two windows of a long context share
+    #[arg(long, value_name = "N")]
+    pub doc_stride: Option<usize>,
+    /// question-answering: the longest answer, in tokens [default: 15]
+    #[arg(long, value_name = "N")]
+    pub max_answer_len: Option<usize>,
+    /// question-answering: the length of a window, in tokens [default: at most 384]
+    #[arg(long, value_name = "N")]
+    pub max_seq_len: Option<usize>,
+    /// question-answering: cuts the question to this many tokens
+    #[arg(long, value_name = "N")]
+    pub max_question_len: Option<usize>,
+    /// question-answering: "no answer" is among the answers
+    #[arg(long)]
+    pub handle_impossible_answer: bool,
+    /// question-answering: whether answers begin and end with words [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub align_to_words: Option<bool>,
+
+    /// sentence-similarity: the sentence that the others are compared with [default: the first input]
+    #[arg(long, value_name = "TEXT")]
+    pub source_sentence: Option<String>,
+    /// sentence-similarity: a text that goes before every sentence
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// sentence-similarity: the name of one of the model's own prompts
+    #[arg(long, value_name = "NAME")]
+    pub prompt_name: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Error::Unknown`] for an unknown task; [`Error::Input`] for arguments that do not fit it; everything that loading and
+/// running a pipeline can report.
+pub fn run(args: &RunArgs, common: &Common) -> Result<()> {
+    let task: TextTask = args.task.parse()?;
+    args.check_options(task)?;
+    let command = Command { args, common, task };
+    match task {
+        TextTask::FeatureExtraction => command.feature_extraction(),
+        TextTask::FillMask => command.fill_mask(),
+        TextTask::QuestionAnswering => command.question_answering(),
+        TextTask::SentenceSimilarity => command.sentence_similarity(),
+        TextTask::TextClassification => command.text_classification(),
+        TextTask::TokenClassification => command.token_classification(),
+        TextTask::ZeroShotClassification => command.zero_shot_classification(),
+    }
+}
+
+impl RunArgs {
+    /// An option of another task is an error: it would have no effect.
+    fn check_options(&self, task: TextTask) -> Result<()> {
+        use TextTask::*;
+        let table: [(&str, bool, &[TextTask]); 25] = [
+            ("--top-k", self.top_k.is_some(), &[TextClassification, FillMask, QuestionAnswering]),
+            ("--truncation", self.truncation, &[TextClassification, FillMask, FeatureExtraction]),
+            ("--max-length", self.max_length.is_some(), &[TextClassification, FillMask, FeatureExtraction]),
+            ("--text-pair", self.text_pair.is_some(), &[TextClassification]),
+            ("--function-to-apply", self.function_to_apply.is_some(), &[TextClassification]),
+            ("--targets", self.targets.is_some(), &[FillMask]),
+            ("--aggregation-strategy", self.aggregation_strategy.is_some(), &[TokenClassification]),
+            ("--ignore-labels", self.ignore_labels.is_some(), &[TokenClassification]),
+            ("--stride", self.stride.is_some(), &[TokenClassification]),
+            ("--is-split-into-words", self.is_split_into_words, &[TokenClassification]),
+            ("--delimiter", self.delimiter.is_some(), &[TokenClassification]),
+            ("--candidate-labels", self.candidate_labels.is_some(), &[ZeroShotClassification]),
+            ("--hypothesis-template", self.hypothesis_template.is_some(), &[ZeroShotClassification]),
+            ("--multi-label", self.multi_label, &[ZeroShotClassification]),
+            ("--question", !self.question.is_empty(), &[QuestionAnswering]),
+            ("--context", self.context.is_some(), &[QuestionAnswering]),
+            ("--doc-stride", self.doc_stride.is_some(), &[QuestionAnswering]),
+            ("--max-answer-len", self.max_answer_len.is_some(), &[QuestionAnswering]),
+            ("--max-seq-len", self.max_seq_len.is_some(), &[QuestionAnswering]),
+            ("--max-question-len", self.max_question_len.is_some(), &[QuestionAnswering]),
+            ("--handle-impossible-answer", self.handle_impossible_answer, &[QuestionAnswering]),
+            ("--align-to-words", self.align_to_words.is_some(), &[QuestionAnswering]),
+            ("--source-sentence", self.source_sentence.is_some(), &[SentenceSimilarity]),
+            ("--prompt", self.prompt.is_some(), &[SentenceSimilarity]),
+            ("--prompt-name", self.prompt_name.is_some(), &[SentenceSimilarity]),
+        ];
+        match table.iter().find(|(_, given, tasks)| *given && !tasks.contains(&task)) {
+            Some((name, _, tasks)) => {
+                let tasks = tasks.iter().map(|task| task.entry().name).collect::<Vec<_>>().join(", ");
+                Err(Error::input(*name, format_args!("given for `{}`", task.entry().name), format_args!("{tasks} with it")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The inputs, and whether they are a list: more than one, or lines.
+    fn inputs(&self) -> Result<(Vec<String>, bool)> {
+        let mut inputs = Vec::new();
+        let mut list = self.inputs.len() > 1;
+        for input in &self.inputs {
+            if input == "-" {
+                inputs.extend(read_stdin()?.lines().map(str::to_owned));
+                list = true;
+            } else {
+                inputs.push(input.clone());
+            }
+        }
+        if let Some(file) = &self.file {
+            inputs.extend(read_text(file, MAX_FILE)?.lines().map(str::to_owned));
+            list = true;
+        }
+        if inputs.is_empty() && !list {
+            return Err(Error::input("INPUT", "nothing", "a text, `--file FILE`, or `-` for lines of standard input"));
+        }
+        Ok((inputs, list))
+    }
+
+    /// `--top-k` where it is a number.
+    fn top_k_number(&self, default: usize) -> Result<usize> {
+        match self.top_k {
+            None => Ok(default),
+            Some(TopK::First(count)) => Ok(count),
+            Some(_) => Err(Error::input("--top-k", "`all`", "a number")),
+        }
+    }
+}
+
+/// All of standard input.
+pub(super) fn read_stdin() -> Result<String> {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(|e| Error::input("standard input", e, "UTF-8 text"))?;
+    Ok(text)
+}
+
+/// An input that is a JSON object with a task's keys.
+fn object<T: DeserializeOwned>(input: &str, keys: &str) -> Result<T> {
+    serde_json::from_str(input).map_err(|e| Error::input(format!("`{}`", shorten(input)), e, format_args!("a JSON object with {keys}")))
+}
+
+/// One run of the command.
+struct Command<'a> {
+    args: &'a RunArgs,
+    common: &'a Common,
+    task: TextTask,
+}
+
+impl Command<'_> {
+    /// The folder of the model.
+    fn folder(&self) -> Result<PathBuf> {
+        let Some(model) = &self.args.model else {
+            let example = self.task.entry().example;
+            let expected = format_args!("a folder or a name on the Hub, such as `--model {example}` (`tx download {example}` gets it)");
+            return Err(Error::input("--model", format_args!("none for {}", self.task.entry().name), expected));
+        };
+        self.common.folder(model)
+    }
+
+    /// The model and its tokenizer.
+    fn load<T: ?Sized + Task>(&self, table: &[Entry<T>]) -> Result<TokenizedModel<T>> {
+        TokenizedModel::from_folder(table, &self.folder()?, &self.common.load_options()?)
+    }
+
+    /// Runs the pipeline and prints HF's JSON, or what `show` makes of the results.
+    fn answer<P: Pipeline>(
+        &self,
+        pipeline: &P,
+        inputs: Vec<P::Input>,
+        list: bool,
+        show: impl FnOnce(&[P::Output]) -> Result<()>,
+    ) -> Result<()> {
+        let outputs = self.outputs(pipeline, inputs, list)?;
+        match &outputs[..] {
+            [one] if self.common.json && !list => print_json(one),
+            outputs if self.common.json => print_json(&outputs),
+            outputs => show(outputs),
+        }
+    }
+
+    fn outputs<P: Pipeline>(&self, pipeline: &P, mut inputs: Vec<P::Input>, list: bool) -> Result<Vec<P::Output>> {
+        match inputs.pop() {
+            Some(one) if !list && inputs.is_empty() => Ok(vec![pipeline.call(one)?]),
+            last => {
+                inputs.extend(last);
+                pipeline.call_all(inputs, &Batching { batch_size: self.args.batch_size, progress: true })
+            }
+        }
+    }
+
+    fn feature_extraction(&self) -> Result<()> {
+        let (texts, list) = self.args.inputs()?;
+        let TokenizedModel { model, tokenizer } = self.load(models::TEXT_MODEL)?;
+        let options =
+            FeatureExtractionOptions { truncation: self.args.truncation, max_length: self.args.max_length };
+        let pipeline = FeatureExtractionPipeline::new(model, tokenizer, options);
+        self.answer(&pipeline, texts.iter().map(Text::from).collect(), list, |outputs| {
+            let mut table = Table::new(&texts, list, &["token", "hidden", "features"]);
+            for (input, output) in outputs.iter().enumerate() {
+                for (token, state) in output.iter().flatten().enumerate() {
+                    table.row(input, [token.to_string(), state.len().to_string(), components(state)]);
+                }
+            }
+            table.print()
+        })
+    }
+
+    fn fill_mask(&self) -> Result<()> {
+        let (texts, list) = self.args.inputs()?;
+        let options = FillMaskOptions {
+            top_k: self.args.top_k_number(FillMaskOptions::default().top_k)?,
+            targets: self.args.targets.clone(),
+            truncation: self.args.truncation,
+            max_length: self.args.max_length,
+        };
+        let TokenizedModel { model, tokenizer } = self.load(models::MASKED_LM)?;
+        let pipeline = FillMaskPipeline::new(model, tokenizer, options)?;
+        self.answer(&pipeline, texts.iter().map(Text::from).collect(), list, |outputs| {
+            let mut table = Table::new(&texts, list, &["mask", "token", "score", "", "sequence"]);
+            for (input, output) in outputs.iter().enumerate() {
+                for (mask, proposals) in output.masks().iter().enumerate() {
+                    for filled in proposals {
+                        let (mask, score) = ((mask + 1).to_string(), score(filled.score));
+                        table.row(input, [mask, printable(&filled.token_str), score, bar(filled.score), shorten(&filled.sequence)]);
+                    }
+                }
+            }
+            table.print()
+        })
+    }
+
+    fn text_classification(&self) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Pair {
+            text: String,
+            text_pair: Option<String>,
+        }
+        let (texts, list) = self.args.inputs()?;
+        let options = TextClassificationOptions {
+            top_k: self.args.top_k.unwrap_or_default(),
+            function_to_apply: self.args.function_to_apply,
+            truncation: self.args.truncation,
+            max_length: self.args.max_length,
+        };
+        let top_k = options.top_k;
+        let mut plain = !list;
+        let inputs = texts.iter().map(|text| {
+            let pair = if text.starts_with('{') { serde_json::from_str(text).ok() } else { None };
+            plain &= pair.is_none() && self.args.text_pair.is_none();
+            let Pair { text, text_pair } = pair.unwrap_or_else(|| Pair { text: text.clone(), text_pair: None });
+            match text_pair.or_else(|| self.args.text_pair.clone()) {
+                Some(second) => Text::pair(text, second),
+                None => Text::from(text),
+            }
+        });
+        let inputs = inputs.collect();
+        let TokenizedModel { model, tokenizer } = self.load(models::SEQUENCE_CLASSIFICATION)?;
+        let pipeline = TextClassificationPipeline::new(model, tokenizer, options)?;
+        // For one text, HF puts the only label into a list.
+        if self.common.json && plain && top_k == TopK::Best {
+            return print_json(&self.outputs(&pipeline, inputs, list)?);
+        }
+        self.answer(&pipeline, inputs, list, |outputs| {
+            let mut table = Table::new(&texts, list, &["label", "score", ""]);
+            for (input, output) in outputs.iter().enumerate() {
+                for label in output.labels() {
+                    table.row(input, [label.label.clone(), score(label.score), bar(label.score)]);
+                }
+            }
+            table.print()
+        })
+    }
+
+    fn token_classification(&self) -> Result<()> {
+        let (texts, list) = self.args.inputs()?;
+        let default = TokenClassificationOptions::default();
+        let options = TokenClassificationOptions {
+            aggregation_strategy: self.args.aggregation_strategy.unwrap_or_default(),
+            ignore_labels: self.args.ignore_labels.clone().unwrap_or(default.ignore_labels),
+            stride: self.args.stride,
+            delimiter: self.args.delimiter.clone().unwrap_or(default.delimiter),
+        };
+        let inputs = texts.iter().map(|text| match self.args.is_split_into_words {
+            true => {
+                let words = text.split(options.delimiter.as_str()).filter(|word| !word.is_empty());
+                TokenClassificationInput(Sequence::Words(words.map(str::to_owned).collect()))
+            }
+            false => text.into(),
+        });
+        let inputs = inputs.collect();
+        let TokenizedModel { model, tokenizer } = self.load(models::TOKEN_CLASSIFICATION)?;
+        let pipeline = TokenClassificationPipeline::new(model, tokenizer, options)?;
+        self.answer(&pipeline, inputs, list, |outputs| {
+            let mut table = Table::new(&texts, list, &["entity", "word", "score", "", "start", "end"]);
+            let row = |entity: &str, word: &str, probability: f32, start: usize, end: usize| {
+                let (score, bar) = (score(probability), bar(probability));
+                [entity.to_owned(), printable(word), score, bar, start.to_string(), end.to_string()]
+            };
+            for (input, output) in outputs.iter().enumerate() {
+                match output {
+                    TokenClassification::Tokens(tokens) => {
+                        for e in tokens {
+                            table.row(input, row(&e.entity, &e.word, e.score, e.start, e.end));
+                        }
+                    }
+                    TokenClassification::Groups(groups) => {
+                        for e in groups {
+                            table.row(input, row(&e.entity_group, &e.word, e.score, e.start, e.end));
+                        }
+                    }
+                }
+            }
+            table.print()
+        })
+    }
+
+    fn zero_shot_classification(&self) -> Result<()> {
+        let (texts, list) = self.args.inputs()?;
+        let labels = self.args.candidate_labels.iter().flatten();
+        let labels: Vec<String> = labels.map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect();
+        if labels.is_empty() {
+            return Err(Error::input("--candidate-labels", "none", "labels to choose from, with commas between them"));
+        }
+        let default = ZeroShotClassificationOptions::default();
+        let options = ZeroShotClassificationOptions {
+            candidate_labels: labels,
+            hypothesis_template: self.args.hypothesis_template.clone().unwrap_or(default.hypothesis_template),
+            multi_label: self.args.multi_label,
+        };
+        let TokenizedModel { model, tokenizer } = self.load(models::SEQUENCE_CLASSIFICATION)?;
+        let pipeline = ZeroShotClassificationPipeline::new(model, tokenizer, options)?;
+        self.answer(&pipeline, texts.clone(), list, |outputs| {
+            let mut table = Table::new(&texts, list, &["label", "score", ""]);
+            for (input, output) in outputs.iter().enumerate() {
+                for (label, &probability) in output.labels.iter().zip(&output.scores) {
+                    table.row(input, [label.clone(), score(probability), bar(probability)]);
+                }
+            }
+            table.print()
+        })
+    }
+
+    fn question_answering(&self) -> Result<()> {
+        let (inputs, list) = self.questions()?;
+        let default = QuestionAnsweringOptions::default();
+        let options = QuestionAnsweringOptions {
+            top_k: self.args.top_k_number(default.top_k)?,
+            doc_stride: self.args.doc_stride,
+            max_answer_len: self.args.max_answer_len.unwrap_or(default.max_answer_len),
+            max_seq_len: self.args.max_seq_len,
+            max_question_len: self.args.max_question_len,
+            handle_impossible_answer: self.args.handle_impossible_answer,
+            align_to_words: self.args.align_to_words.unwrap_or(default.align_to_words),
+        };
+        let questions: Vec<String> = inputs.iter().map(|input| input.question.clone()).collect();
+        let TokenizedModel { model, tokenizer } = self.load(models::QUESTION_ANSWERING)?;
+        let pipeline = QuestionAnsweringPipeline::new(model, tokenizer, options)?;
+        self.answer(&pipeline, inputs, list, |outputs| {
+            let mut table = Table::new(&questions, list, &["answer", "score", "", "start", "end"]);
+            for (input, output) in outputs.iter().enumerate() {
+                for a in output.answers() {
+                    let (start, end) = (a.start.to_string(), a.end.to_string());
+                    table.row(input, [shorten(&a.answer), score(a.score), bar(a.score), start, end]);
+                }
+            }
+            table.print()
+        })
+    }
+
+    /// Questions with their contexts: from `--question` and `--context`, one of them and the inputs, or JSON objects.
+    fn questions(&self) -> Result<(Vec<QuestionAnsweringInput>, bool)> {
+        let (args, whole) = (self.args, |text: String| (vec![text], false));
+        let (contexts, several) = match (&args.context, &args.file, &args.inputs[..]) {
+            (Some(context), _, _) => whole(context.clone()),
+            (None, Some(file), []) if !args.question.is_empty() => whole(read_text(file, MAX_FILE)?),
+            (None, None, [input]) if !args.question.is_empty() && input == "-" => whole(read_stdin()?),
+            _ if !args.question.is_empty() => args.inputs()?,
+            _ => {
+                let (inputs, list) = args.inputs()?;
+                let keys = "`question` and `context`; or give `--question` and `--context`";
+                return Ok((inputs.iter().map(|input| object(input, keys)).collect::<Result<_>>()?, list));
+            }
+        };
+        let (questions, list) = match args.question.is_empty() {
+            true => args.inputs()?,
+            false => (args.question.clone(), args.question.len() > 1),
+        };
+        let pairs = questions.iter().flat_map(|question| contexts.iter().map(move |context| (question, context)));
+        let inputs = pairs.map(|(question, context)| QuestionAnsweringInput { question: question.clone(), context: context.clone() });
+        Ok((inputs.collect(), list || several))
+    }
+
+    fn sentence_similarity(&self) -> Result<()> {
+        let (inputs, list) = self.comparisons()?;
+        let options = SentenceEmbeddingOptions {
+            prompt: self.args.prompt.clone(),
+            prompt_name: self.args.prompt_name.clone(),
+            ..SentenceEmbeddingOptions::default()
+        };
+        let folder = self.folder()?;
+        let embedding = SentenceEmbeddingPipeline::from_folder(&folder, &self.common.load_options()?, options)?;
+        let shown = inputs.clone();
+        self.answer(&SentenceSimilarityPipeline::new(embedding), inputs, list, |outputs| {
+            let sources: Vec<String> = shown.iter().map(|input| input.source_sentence.clone()).collect();
+            let mut table = Table::new(&sources, list, &["sentence", "similarity", ""]);
+            for (i, (input, output)) in shown.iter().zip(outputs).enumerate() {
+                for (sentence, &similarity) in input.sentences.iter().zip(output) {
+                    table.row(i, [shorten(sentence), score(similarity), bar(similarity)]);
+                }
+            }
+            table.print()
+        })
+    }
+
+    /// What is compared: `--source-sentence` or the first input with the other inputs, or JSON objects.
+    fn comparisons(&self) -> Result<(Vec<SentenceSimilarityInput>, bool)> {
+        let (mut sentences, list) = self.args.inputs()?;
+        if let Some(source) = &self.args.source_sentence {
+            return Ok((vec![SentenceSimilarityInput { source_sentence: source.clone(), sentences }], false));
+        }
+        if sentences.iter().all(|input| input.starts_with('{')) {
+            let inputs = sentences.iter().map(|input| object(input, "`source_sentence` and `sentences`"));
+            return Ok((inputs.collect::<Result<_>>()?, list));
+        }
+        if sentences.len() < 2 {
+            return Err(Error::input("INPUT", "one sentence", "a sentence and those to compare it with"));
+        }
+        let source_sentence = sentences.remove(0);
+        Ok((vec![SentenceSimilarityInput { source_sentence, sentences }], false))
+    }
+}
+
+/// A table whose first column names the input, if there are several.
+struct Table<'a> {
+    inputs: Option<&'a [String]>,
+    header: Vec<&'a str>,
+    rows: Vec<Vec<String>>,
+    last: Option<usize>,
+}
+
+impl<'a> Table<'a> {
+    fn new(inputs: &'a [String], list: bool, header: &[&'a str]) -> Self {
+        let first = list.then_some("input");
+        let header = first.into_iter().chain(header.iter().copied()).collect();
+        Self { inputs: list.then_some(inputs), header, rows: Vec::new(), last: None }
+    }
+
+    /// Adds a row of the results for an input, which is named in the first of its rows.
+    fn row<const N: usize>(&mut self, input: usize, cells: [String; N]) {
+        let name = self.inputs.map(|inputs| match inputs.get(input) {
+            Some(text) if self.last != Some(input) => shorten(text),
+            _ => String::new(),
+        });
+        self.last = Some(input);
+        self.rows.push(name.into_iter().chain(cells).collect());
+    }
+
+    fn print(self) -> Result<()> {
+        print_table(&self.header, &self.rows)
+    }
+}
+
+/// A text in one line of a table.
+pub(super) fn shorten(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let text = printable(text);
+    match text.char_indices().nth(LONGEST) {
+        Some(_) => text.chars().take(LONGEST - 1).chain(['…']).collect(),
+        None => text,
+    }
+}
+
+/// A text without line ends and what else would disturb a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The first numbers of a vector.
+pub(super) fn components(vector: &[f32]) -> String {
+    const SHOWN: usize = 6;
+    let shown: Vec<String> = vector.iter().take(SHOWN).map(|x| format!("{x:8.4}")).collect();
+    shown.join(" ") + if vector.len() > SHOWN { " …" } else { "" }
+}
+
+fn score(score: f32) -> String {
+    format!("{score:.4}")
+}
+
+/// A bar for a score from 0 to 1; nothing for others.
+fn bar(score: f32) -> String {
+    const WIDTH: f32 = 20.0;
+    if (0.0..=1.0).contains(&score) { "█".repeat((score * WIDTH).round() as usize) } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn parse(line: &[&str]) -> RunArgs {
+        Line::try_parse_from(["tx"].iter().chain(line)).unwrap().args
+    }
+
+    #[test]
+    fn options_of_other_tasks_are_refused() {
+        let check = |line: &[&str]| {
+            let args = parse(line);
+            args.check_options(args.task.parse().unwrap())
+        };
+        assert!(check(&["ner", "x", "--stride", "4", "--aggregation-strategy", "max"]).is_ok());
+        assert!(check(&["fill-mask", "x", "--top-k", "3", "--targets", "a,b"]).is_ok());
+        let message = check(&["fill-mask", "x", "--stride", "4"]).unwrap_err().to_string();
+        assert_eq!(message, "--stride: given for `fill-mask`, expected token-classification with it");
+    }
+
+    #[test]
+    fn top_k_is_a_number_or_all() {
+        assert_eq!(parse(&["sentiment-analysis", "x", "--top-k", "all"]).top_k, Some(TopK::All));
+        assert_eq!(parse(&["sentiment-analysis", "x", "--top-k", "3"]).top_k, Some(TopK::First(3)));
+        assert!(Line::try_parse_from(["tx", "ner", "--top-k", "many"]).is_err());
+        assert_eq!(parse(&["fill-mask", "x"]).top_k_number(5).unwrap(), 5);
+    }
+
+    #[test]
+    fn one_text_is_no_list() {
+        assert_eq!(parse(&["ner", "a"]).inputs().unwrap(), (vec!["a".to_owned()], false));
+        assert_eq!(parse(&["ner", "a", "b"]).inputs().unwrap(), (vec!["a".to_owned(), "b".to_owned()], true));
+        assert!(parse(&["ner"]).inputs().unwrap_err().to_string().starts_with("INPUT: nothing, expected a text"));
+    }
+
+    #[test]
+    fn cells_are_one_short_line() {
+        assert_eq!(shorten("a\nb\u{1b}[0m"), "a b [0m");
+        assert_eq!(shorten(&"é".repeat(99)).chars().count(), 60);
+        assert_eq!((bar(0.5).chars().count(), bar(-0.1), bar(f32::NAN)), (10, String::new(), String::new()));
+    }
+}
