@@ -195,3 +195,15 @@ pub fn is_token(mask: &Array, shape: &[usize], per_token: bool) -> impl Fn(&[usi
     let mask = mask.values.clone();
     move |index| axis.is_none_or(|axis| mask[index[0] * seq + index[axis]] != 0.0)
 }
+
+/// The program `tx`, which cargo builds beside the tests.
+///
+/// # Errors
+/// If it is not there.
+pub fn tx() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let profile = here.parent().and_then(Path::parent).context("the test is not in a target folder")?;
+    let tx = profile.join(format!("tx{}", std::env::consts::EXE_SUFFIX));
+    ensure!(tx.is_file(), "{} is not built; run `cargo build --workspace`", tx.display());
+    Ok(tx)
+}

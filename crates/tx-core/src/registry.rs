@@ -16,7 +16,7 @@ use crate::task::{
     SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
 };
 use crate::weights::{Checkpoint, StoredTensor};
-use crate::weights::load::{LoadReport, Loaded, Pretrained, load};
+use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters};
 use crate::weights::save;
 
 /// How to load a model.
@@ -75,7 +75,11 @@ pub struct Entry<T: ?Sized> {
     pub class: &'static str,
     load: fn(&'static str, Config, &Checkpoint, &LoadOptions) -> Result<Auto<T>>,
     limits: fn(&Config) -> Result<TextLimits>,
+    parameters: fn(&Config) -> Result<Parameters>,
 }
+
+/// Names and shapes of the tensors in a file.
+pub type Parameters = Vec<(String, Vec<usize>)>;
 
 impl<T: ?Sized> Entry<T> {
     /// Fills the class from an opened checkpoint.
@@ -84,14 +88,6 @@ impl<T: ?Sized> Entry<T> {
     /// As [`load`].
     pub fn load(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<T>> {
         (self.load)(self.class, config, checkpoint, options)
-    }
-
-    /// What the class can take, by its config alone.
-    ///
-    /// # Errors
-    /// As [`Config::parse`].
-    pub fn limits(&self, config: &Config) -> Result<TextLimits> {
-        (self.limits)(config)
     }
 }
 
@@ -119,6 +115,7 @@ macro_rules! tasks {
                     Ok(Auto { class, model: Box::new(model), config, limits, report, device })
                 },
                 limits: |config| Ok(config.parse::<M::Config>()?.limits()),
+                parameters: |config| Ok(parameters::<M>(&config.parse()?)),
             }
         }
     )*};
@@ -187,6 +184,16 @@ pub trait Class: Sync {
     fn class(&self) -> &'static str;
     /// What it computes, in words.
     fn task(&self) -> &'static str;
+    /// What the class can take, by its config alone.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    fn limits(&self, config: &Config) -> Result<TextLimits>;
+    /// The tensors that a file for this class holds.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    fn parameters(&self, config: &Config) -> Result<Parameters>;
     /// Fills the class from an opened checkpoint.
     ///
     /// # Errors
@@ -205,6 +212,14 @@ impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entr
 
     fn task(&self) -> &'static str {
         T::NAME
+    }
+
+    fn limits(&self, config: &Config) -> Result<TextLimits> {
+        (self.limits)(config)
+    }
+
+    fn parameters(&self, config: &Config) -> Result<Parameters> {
+        (self.parameters)(config)
     }
 
     fn load_named(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<dyn NamedModel>> {

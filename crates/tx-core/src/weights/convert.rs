@@ -126,12 +126,15 @@ fn check_target(source: &Path, target: &Path, force: bool) -> Result<()> {
     if force {
         return Ok(());
     }
-    for entry in fs::read_dir(target).map_err(Error::io(target))? {
-        let name = entry.map_err(Error::io(target))?.file_name();
-        let name = name.to_string_lossy();
+    for entry in entries(target)? {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
         if Format::ALL.iter().any(|format| format.owns(&name)) {
             let found = format!("`{}` has `{name}` already", target.display());
-            return Err(Error::input("target", found, "a folder without weights; allow to replace them, or name another"));
+            return Err(Error::input(
+                "target",
+                found,
+                "a folder without weights; allow to replace them, or name another",
+            ));
         }
     }
     Ok(())
@@ -154,7 +157,8 @@ fn verify(file: &StagedFile, format: Format, planned: &BTreeMap<&str, &Planned>)
         Format::PyTorch => pickle::read(&file.path)?,
         Format::Burnpack => burnpack::read(&file.path)?,
     };
-    let wrong = |name: &str, reason: &str| Error::tensor(&file.path, name, format!("was not written as it is: {reason}"));
+    let wrong =
+        |name: &str, reason: &str| Error::tensor(&file.path, name, format!("was not written as it is: {reason}"));
     if found.len() != file.tensors.len() {
         let reason = format_args!("{} tensors were written, but {} are there", file.tensors.len(), found.len());
         return Err(Error::malformed(&file.path, reason));
@@ -207,7 +211,9 @@ fn encode<const N: usize>(from: &[u8], decode: impl Fn([u8; N]) -> f64, to: &mut
     match dtype {
         DType::F32 => write(numbers, to, |x| (x as f32).to_le_bytes(), |x| (x as f32).is_infinite()),
         // Through f32, as PyTorch does; and half's own way from f64 drops bits that decide ties.
-        DType::F16 => write(numbers, to, |x| f16::from_f32(x as f32).to_le_bytes(), |x| f16::from_f32(x as f32).is_infinite()),
+        DType::F16 => {
+            write(numbers, to, |x| f16::from_f32(x as f32).to_le_bytes(), |x| f16::from_f32(x as f32).is_infinite())
+        }
         _ => write(numbers, to, |x| bf16::from_f32(x as f32).to_le_bytes(), |x| bf16::from_f32(x as f32).is_infinite()),
     }
 }
@@ -232,30 +238,44 @@ fn write<const N: usize>(
 /// Copies the files beside the weights; `config.json` names the new dtype.
 fn copy_companions(source: &Path, target: &Path, dtype: Option<DType>) -> Result<Vec<PathBuf>> {
     let mut copied = Vec::new();
-    for entry in fs::read_dir(source).map_err(Error::io(source))? {
-        let from = entry.map_err(Error::io(source))?.path();
+    for from in entries(source)? {
         let name = from.file_name().unwrap_or_default().to_string_lossy();
+        let to = target.join(&*name);
         let known = from.extension().is_some_and(|e| COMPANIONS.iter().any(|known| e == *known));
         let weights = name.ends_with(".index.json") || Format::ALL.iter().any(|format| format.owns(&name));
-        // Follows links: the Hub's cache consists of them.
-        if !known || weights || !from.is_file() || name.starts_with('.') {
+        // The later modules of a sentence transformer, as they are: `1_Pooling`, `2_Dense`.
+        if from.is_dir() && name.split_once('_').is_some_and(|(number, _)| number.parse::<u8>().is_ok()) {
+            fs::create_dir_all(&to).map_err(Error::io(&to))?;
+            for from in entries(&from)?.into_iter().filter(|from| from.is_file()) {
+                copied.push(copy(&from, &to.join(from.file_name().unwrap_or_default()))?);
+            }
+        } else if !known || weights || !from.is_file() || name.starts_with('.') {
             continue;
+        } else if let Some(dtype) = dtype.filter(|_| name == "config.json") {
+            let text = with_dtype(&read_text(&from, MAX_CONFIG)?, dtype);
+            write_atomically(&to, |file| file.write_all(text.as_bytes()))?;
+            copied.push(to);
+        } else {
+            copied.push(copy(&from, &to)?);
         }
-        let to = target.join(&*name);
-        match dtype {
-            Some(dtype) if name == "config.json" => {
-                let text = with_dtype(&read_text(&from, MAX_CONFIG)?, dtype);
-                write_atomically(&to, |file| file.write_all(text.as_bytes()))?;
-            }
-            _ => {
-                let mut from = File::open(&from).map_err(Error::io(&from))?;
-                write_atomically(&to, |file| io::copy(&mut from, file).map(drop))?;
-            }
-        }
-        copied.push(to);
     }
-    copied.sort();
     Ok(copied)
+}
+
+/// What lies in a folder, sorted.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(folder).and_then(|entries| entries.map(|e| Ok(e?.path())).collect::<io::Result<Vec<_>>>());
+    let mut entries = entries.map_err(Error::io(folder))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Copies one file, or what the link leads to: the Hub's cache consists of links.
+fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
+    let mut file = File::open(from).map_err(Error::io(from))?;
+    write_atomically(to, |to| io::copy(&mut file, to).map(drop))?;
+    Ok(to.to_path_buf())
 }
 
 /// The text of a `config.json` with another dtype in its keys `dtype` and `torch_dtype`, and otherwise unchanged.
@@ -267,7 +287,10 @@ fn with_dtype(config: &str, dtype: DType) -> String {
     };
     let mut out = String::with_capacity(config.len());
     let mut rest = config;
-    while let Some((before, after)) = ["\"dtype\"", "\"torch_dtype\""].iter().filter_map(|key| split_after(rest, key)).min_by_key(|(before, _)| before.len())
+    while let Some((before, after)) = ["\"dtype\"", "\"torch_dtype\""]
+        .iter()
+        .filter_map(|key| split_after(rest, key))
+        .min_by_key(|(before, _)| before.len())
     {
         out.push_str(before);
         rest = after;

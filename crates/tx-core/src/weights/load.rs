@@ -124,7 +124,9 @@ pub fn load<M: Pretrained>(
     let absent: Vec<&'static str> = M::OPTIONAL.iter().filter(|part| !holds(part)).copied().collect();
     let model = M::init(config, &Parts { absent: absent.clone() }, device);
 
-    let paths = paths(&model);
+    let mut visitor = Paths::default();
+    model.visit(&mut visitor);
+    let paths: Vec<String> = visitor.paths.into_iter().map(|(path, _)| path).collect();
     let head = paths.iter().any(|path| path.starts_with(&prefix));
     let files = FileNames {
         renames: M::RENAMES,
@@ -176,6 +178,16 @@ pub fn load<M: Pretrained>(
     }
     let tied = tied.into_keys().map(str::to_owned).collect();
     Ok(Loaded { model, report: LoadReport { filled, absent, tied, unused } })
+}
+
+/// The names and shapes of the tensors that a file for `M` holds, in the module's order, without any value.
+pub fn parameters<M: Pretrained>(config: &M::Config) -> Vec<(String, Vec<usize>)> {
+    let model = M::init(config, &Parts::all(), &Device::default());
+    let mut visitor = Paths::default();
+    model.visit(&mut visitor);
+    let tied = M::tied(config);
+    let own = visitor.paths.into_iter().filter(|(path, _)| tied.iter().all(|(a, _)| a != path));
+    own.map(|(path, shape)| (rename(&path, M::RENAMES, |file| file[0]), shape)).collect()
 }
 
 /// Decides which parameters share a tensor: those whose partner alone is in the file, and those with equal bytes.
@@ -257,30 +269,26 @@ fn rename(path: &str, renames: &[Rename], spelling: impl Fn(&'static [&'static s
     name[1..name.len() - 1].to_owned()
 }
 
-/// The paths of all parameters, in the module's order.
-fn paths(module: &impl Module) -> Vec<String> {
-    #[derive(Default)]
-    struct Paths {
-        path: Vec<String>,
-        paths: Vec<String>,
+/// Collects the path and shape of every parameter, in the module's order.
+#[derive(Default)]
+struct Paths {
+    path: Vec<String>,
+    paths: Vec<(String, Vec<usize>)>,
+}
+
+impl ModuleVisitor for Paths {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.paths.push((self.path.join("."), param.lazy_shape().as_slice().to_vec()));
     }
-    impl ModuleVisitor for Paths {
-        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
-            self.paths.push(self.path.join("."));
-        }
-        fn visit_int<const D: usize>(&mut self, _: &Param<Tensor<D, Int>>) {
-            self.paths.push(self.path.join("."));
-        }
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.paths.push((self.path.join("."), param.lazy_shape().as_slice().to_vec()));
     }
-    let mut visitor = Paths::default();
-    module.visit(&mut visitor);
-    visitor.paths
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
 }
 
 /// Replaces each parameter by the tensor that was found for it.

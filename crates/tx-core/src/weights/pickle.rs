@@ -70,7 +70,10 @@ fn read_archive(path: &Path, map: &Bytes) -> Result<BTreeMap<String, StoredTenso
     let root = archive.root()?;
     let order = format!("{root}/byteorder");
     if archive.contains(&order) && archive.unpack(&order, 16)? != b"little" {
-        return Err(Error::malformed(path, "saved on a big-endian machine, which is not supported; save it again in Python"));
+        return Err(Error::malformed(
+            path,
+            "saved on a big-endian machine, which is not supported; save it again in Python",
+        ));
     }
     let pickle = archive.unpack(&format!("{root}/data.pkl"), MAX_PICKLE as u64)?;
     let mut machine = Machine::new(path, &pickle);
@@ -95,7 +98,10 @@ fn read_plain(path: &Path, map: &Bytes) -> Result<BTreeMap<String, StoredTensor>
     let system = machine.load()?;
     for &(key, value) in machine.pairs(system).unwrap_or_default() {
         if let (Value::Text(b"little_endian"), Value::Bool(false)) = (key, value) {
-            return Err(Error::malformed(path, "saved on a big-endian machine, which is not supported; save it again in Python"));
+            return Err(Error::malformed(
+                path,
+                "saved on a big-endian machine, which is not supported; save it again in Python",
+            ));
         }
     }
     let object = machine.load()?;
@@ -111,7 +117,8 @@ fn read_plain(path: &Path, map: &Bytes) -> Result<BTreeMap<String, StoredTensor>
         let len = len.ok_or_else(|| wrong("the file is truncated".into()))?;
         let bytes = u64::try_from(len).ok().and_then(|len| len.checked_mul(*unit));
         let bytes = bytes.and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= rest.len() - 8);
-        let bytes = bytes.ok_or_else(|| wrong(format!("claims {len} elements, but the file has {} bytes left", rest.len() - 8)))?;
+        let bytes = bytes
+            .ok_or_else(|| wrong(format!("claims {len} elements, but the file has {} bytes left", rest.len() - 8)))?;
         storages.insert(key, rest.slice(8..8 + bytes));
         rest = rest.slice(8 + bytes..);
     }
@@ -130,15 +137,21 @@ fn tensors<'a>(
     let mut tensors = BTreeMap::new();
     for &(key, value) in state_dict(path, machine, object)? {
         let Value::Text(key) = key else {
-            return Err(Error::malformed(path, format_args!("a key of the state dict is {}, expected a string", key.kind())));
+            return Err(Error::malformed(
+                path,
+                format_args!("a key of the state dict is {}, expected a string", key.kind()),
+            ));
         };
         let name = std::str::from_utf8(key).ok().filter(|name| name.len() <= MAX_NAME);
-        let name = name.ok_or_else(|| Error::tensor(path, shown(key), "the name is not UTF-8 of at most 4096 bytes"))?;
+        let name =
+            name.ok_or_else(|| Error::tensor(path, shown(key), "the name is not UTF-8 of at most 4096 bytes"))?;
         let wrong = |reason: String| Error::tensor(path, shown(key), reason);
         let Value::Tensor(tensor) = value else { return Err(wrong(format!("is {}, expected a tensor", value.kind()))) };
         let tensor = &machine.tensors[tensor];
         let storage = &machine.storages[tensor.storage];
-        let bytes = storages.get(storage.key).ok_or_else(|| wrong(format!("storage `{}` is not in the file", shown(storage.key))))?;
+        let bytes = storages
+            .get(storage.key)
+            .ok_or_else(|| wrong(format!("storage `{}` is not in the file", shown(storage.key))))?;
         let bytes = gather.view(tensor, storage, bytes).map_err(wrong)?;
         // Products and sizes were compared with the length of the file.
         let shape = tensor.sizes[..tensor.rank].iter().map(|&size| size as usize).collect();
@@ -148,7 +161,11 @@ fn tensors<'a>(
 }
 
 /// The pairs of the state dict: of the object itself, or of the one well-known key under which it lies.
-fn state_dict<'m, 'a>(path: &Path, machine: &'m Machine<'a>, object: Value<'a>) -> Result<&'m [(Value<'a>, Value<'a>)]> {
+fn state_dict<'m, 'a>(
+    path: &Path,
+    machine: &'m Machine<'a>,
+    object: Value<'a>,
+) -> Result<&'m [(Value<'a>, Value<'a>)]> {
     let pairs = machine.pairs(object);
     let pairs =
         pairs.ok_or_else(|| Error::malformed(path, format_args!("holds {}, expected a state dict", object.kind())))?;
@@ -179,7 +196,12 @@ impl Gather {
         let ends = ends.and_then(|(start, len)| Some(start..start.checked_add(len)?));
         let range = ends.filter(|range| range.end <= bytes.len() as u64);
         let range = range.ok_or_else(|| {
-            format!("claims {} elements of storage `{}`, which has {} bytes", storage.len, shown(storage.key), bytes.len())
+            format!(
+                "claims {} elements of storage `{}`, which has {} bytes",
+                storage.len,
+                shown(storage.key),
+                bytes.len()
+            )
         })?;
         let bytes = bytes.slice(range.start as usize..range.end as usize);
 
@@ -192,7 +214,9 @@ impl Gather {
             return Ok(Bytes::new());
         }
         let axes = sizes.iter().zip(strides);
-        let last = axes.clone().try_fold(tensor.offset, |last, (size, stride)| last.checked_add((size - 1).checked_mul(*stride)?));
+        let last = axes
+            .clone()
+            .try_fold(tensor.offset, |last, (size, stride)| last.checked_add((size - 1).checked_mul(*stride)?));
         let end = last.and_then(|last| last.checked_add(1)?.checked_mul(element as u64));
         if end.is_none_or(|end| end > bytes.len() as u64) {
             return Err(format!(

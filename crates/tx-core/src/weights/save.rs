@@ -114,7 +114,13 @@ impl Planned {
     fn bytes(&self, path: &Path) -> Result<Bytes> {
         let bytes = (self.produce)()?;
         if bytes.len() as u64 != self.len() {
-            let reason = format_args!("{} bytes, but {} {:?} has {}", bytes.len(), dtype_name(self.dtype), self.shape, self.len());
+            let reason = format_args!(
+                "{} bytes, but {} {:?} has {}",
+                bytes.len(),
+                dtype_name(self.dtype),
+                self.shape,
+                self.len()
+            );
             return Err(Error::tensor(path, &self.name, reason));
         }
         Ok(bytes)
@@ -141,7 +147,12 @@ pub fn write_pytorch(folder: &Path, tensors: &BTreeMap<String, StoredTensor>, ma
     write_format(folder, Format::PyTorch, tensors, max_shard_size)
 }
 
-fn write_format(folder: &Path, format: Format, tensors: &BTreeMap<String, StoredTensor>, max_shard_size: u64) -> Result<()> {
+fn write_format(
+    folder: &Path,
+    format: Format,
+    tensors: &BTreeMap<String, StoredTensor>,
+    max_shard_size: u64,
+) -> Result<()> {
     let planned: Vec<_> = tensors.iter().map(|(name, tensor)| Planned::stored(name, tensor)).collect();
     stage(folder, format, &planned, max_shard_size, &mut |_, _| ())?.commit()?;
     Ok(())
@@ -254,7 +265,8 @@ pub(super) fn stage(
 ) -> Result<Staged> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let total = tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.len()));
-    let shards = if format == Format::Burnpack { vec![tensors.iter().collect()] } else { shards(tensors, max_shard_size) };
+    let shards =
+        if format == Format::Burnpack { vec![tensors.iter().collect()] } else { shards(tensors, max_shard_size) };
     let mut done = 0;
     let mut advance = |bytes: u64| {
         done += bytes;
@@ -270,7 +282,11 @@ pub(super) fn stage(
             Format::PyTorch => pytorch::write(file, &path, shard, &mut advance),
             Format::Burnpack => burnpack::write(aside, &path, shard, &mut advance),
         })?;
-        files.push(StagedFile { path: staged, name, tensors: shard.iter().map(|tensor| tensor.name.clone()).collect() });
+        files.push(StagedFile {
+            path: staged,
+            name,
+            tensors: shard.iter().map(|tensor| tensor.name.clone()).collect(),
+        });
     }
     Ok(Staged { folder: folder.to_path_buf(), format, files, total })
 }
@@ -313,7 +329,8 @@ fn write_safetensors(file: &mut File, path: &Path, tensors: &[&Planned], advance
         end = usize::try_from(tensor.len()).ok().and_then(|len| start.checked_add(len)).ok_or_else(|| {
             Error::tensor(path, &tensor.name, format_args!("shape {:?} is larger than any file", tensor.shape))
         })?;
-        infos.push((tensor.name.clone(), TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, end) }));
+        infos
+            .push((tensor.name.clone(), TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, end) }));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let header = Metadata::new(Some(metadata), infos).map_err(|e| Error::malformed(path, e))?;
@@ -410,7 +427,10 @@ pub(super) fn remove_stale(folder: &Path, format: Format, keep: &BTreeSet<String
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let entry = entry.map_err(Error::io(folder))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        let left = name.strip_prefix(STAGED_PREFIX).and_then(|rest| rest.split_once('-')).is_some_and(|(_, name)| format.owns(name));
+        let left = name
+            .strip_prefix(STAGED_PREFIX)
+            .and_then(|rest| rest.split_once('-'))
+            .is_some_and(|(_, name)| format.owns(name));
         if left || format.owns(&name) && !keep.contains(&name) {
             fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
         }

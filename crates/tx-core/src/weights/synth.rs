@@ -18,6 +18,7 @@ use super::pickle::{MAX_NAME, MAX_RANK};
 use super::save::{Format, Planned, stage};
 use super::{Checkpoint, StoredTensor, dtype_name};
 use crate::config::{kind, read_json};
+use crate::device::Dtype;
 use crate::error::{Error, Result};
 
 /// The largest checkpoint that is made in memory, in bytes.
@@ -130,14 +131,19 @@ impl Recipe {
     pub fn from_file(path: &Path) -> Result<Self> {
         let entries = match read_json(path)? {
             Value::Object(entries) => entries,
-            other => return Err(Error::malformed(path, format_args!("expected a map of tensors, found {}", kind(&other)))),
+            other => {
+                return Err(Error::malformed(path, format_args!("expected a map of tensors, found {}", kind(&other))));
+            }
         };
         let mut tensors = BTreeMap::new();
         let mut total = 0u64;
         for (name, value) in entries {
             let wrong = |reason: String| Error::tensor(path, &name, reason);
             if name.len() > MAX_NAME {
-                return Err(Error::malformed(path, format_args!("a tensor name of {} bytes, expected at most {MAX_NAME}", name.len())));
+                return Err(Error::malformed(
+                    path,
+                    format_args!("a tensor name of {} bytes, expected at most {MAX_NAME}", name.len()),
+                ));
             }
             let entry: Entry = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
             if entry.shape.len() > MAX_RANK {
@@ -147,10 +153,33 @@ impl Recipe {
                 return Err(wrong(format!("mean {} and std {}, expected finite numbers", entry.mean, entry.std)));
             }
             let sum = entry.bytes().and_then(|bytes| total.checked_add(bytes)).filter(|&sum| sum <= MAX_ON_DISK);
-            total = sum.ok_or_else(|| wrong(format!("with shape {:?} the checkpoint has more than {MAX_ON_DISK} bytes", entry.shape)))?;
+            total = sum.ok_or_else(|| {
+                wrong(format!("with shape {:?} the checkpoint has more than {MAX_ON_DISK} bytes", entry.shape))
+            })?;
             tensors.insert(name, entry);
         }
         Ok(Self { path: path.to_path_buf(), tensors })
+    }
+
+    /// A recipe for tensors of these names and shapes, with deviations that keep activations at about one: norms near
+    /// one, small biases, matrices by their inputs. `path` stands in its messages.
+    pub fn from_parameters(path: &Path, parameters: Vec<(String, Vec<usize>)>, dtype: Dtype) -> Self {
+        let dtype = match dtype {
+            Dtype::Auto | Dtype::F32 => Float::F32,
+            Dtype::Bf16 => Float::Bf16,
+            Dtype::F16 => Float::F16,
+        };
+        let entry = |(name, shape): (String, Vec<usize>)| {
+            let inputs: usize = shape.iter().skip(1).product();
+            let (mean, std) = match shape.len() {
+                0 | 1 if name.ends_with("weight") => (1.0, 0.05),
+                0 | 1 => (0.0, 0.05),
+                _ => (0.0, 1.0 / (inputs.max(1) as f64).sqrt()),
+            };
+            let shape = shape.into_iter().map(|size| size as u64).collect();
+            (name, Entry { shape, mean, std, dtype })
+        };
+        Self { path: path.to_path_buf(), tensors: parameters.into_iter().map(entry).collect() }
     }
 
     /// The size of all tensors, in bytes.
@@ -165,7 +194,8 @@ impl Recipe {
     pub fn checkpoint(&self, path: &Path) -> Result<Checkpoint> {
         let bytes = self.bytes();
         if bytes > MAX_IN_MEMORY {
-            let reason = format_args!("{bytes} bytes, expected at most {MAX_IN_MEMORY} in memory; write it to a folder");
+            let reason =
+                format_args!("{bytes} bytes, expected at most {MAX_IN_MEMORY} in memory; write it to a folder");
             return Err(Error::malformed(&self.path, reason));
         }
         let mut tensors = BTreeMap::new();
@@ -173,7 +203,10 @@ impl Recipe {
             // The sizes are below the limit.
             let shape = entry.shape.iter().map(|&size| size as usize).collect();
             let bytes = entry.make(&self.path, name)?;
-            tensors.insert(name.clone(), StoredTensor { path: path.to_path_buf(), dtype: entry.dtype.dtype(), shape, bytes });
+            tensors.insert(
+                name.clone(),
+                StoredTensor { path: path.to_path_buf(), dtype: entry.dtype.dtype(), shape, bytes },
+            );
         }
         Ok(Checkpoint::from_tensors(path, tensors))
     }
@@ -243,7 +276,11 @@ mod tests {
         assert_eq!(memory.tensors().len(), 5);
         for (name, tensor) in memory.tensors() {
             let other = &disk.tensors()[name];
-            assert_eq!((tensor.dtype, &tensor.shape, &tensor.bytes), (other.dtype, &other.shape, &other.bytes), "{name}");
+            assert_eq!(
+                (tensor.dtype, &tensor.shape, &tensor.bytes),
+                (other.dtype, &other.shape, &other.bytes),
+                "{name}"
+            );
         }
         let a: Vec<u8> = values("a", 150_000, 0.0, 0.02).flat_map(f32::to_le_bytes).collect();
         assert_eq!(memory.tensors()["a"].bytes, a);
@@ -265,7 +302,10 @@ mod tests {
             (r#"{"w": {"shape": [1,1,1,1,1,1,1,1,1], "mean": 0, "std": 1}}"#, "9 axes"),
             (r#"{"w": {"shape": [18446744073709551615, 2], "mean": 0, "std": 1}}"#, "more than"),
             (r#"{"w": {"shape": [18446744073709551615, 2, 0], "mean": 0, "std": 1}}"#, "more than"),
-            (r#"{"v": {"shape": [200000000000], "mean": 0, "std": 1}, "w": {"shape": [200000000000], "mean": 0, "std": 1}}"#, "`w`"),
+            (
+                r#"{"v": {"shape": [200000000000], "mean": 0, "std": 1}, "w": {"shape": [200000000000], "mean": 0, "std": 1}}"#,
+                "`w`",
+            ),
         ];
         for (json, expected) in table {
             let message = recipe(json).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tx_core::config::Config;
 use tx_core::error::{Error, Result};
 use tx_core::registry::find_class;
-use tx_core::task::{NamedForward, NamedTensors, Record};
+use tx_core::task::{NamedTensors, Record};
 use tx_core::weights::{Checkpoint, dtype_name, safetensors, save};
 
 use super::Common;

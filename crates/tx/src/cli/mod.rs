@@ -1,6 +1,6 @@
 //! The commands of `tx`, the options that all of them have, and how they end.
 //!
-//! A command returns an [`Error`], and [`main`] prints it as one line; a panic of a dependency is caught and printed in
+//! A command returns an [`Error`](tx_core::Error), and [`main`] prints it as one line; a panic of a dependency is caught and printed in
 //! the same way. Exit code 0 is success, 1 is a failure and 2 is a command line that cannot be understood.
 
 mod download;

@@ -19,11 +19,16 @@ fn source() -> tempfile::TempDir {
         ("ids".to_owned(), tensor(DType::I64, [1i64, -1].map(i64::to_le_bytes))),
     ]);
     write_folder(folder.path(), &tensors, 16).unwrap();
-    let config = "{\n  \"dtype\": \"float32\",\n  \"scale\": Infinity,\n  \"text_config\": {\"torch_dtype\" : \"float32\"}\n}\n";
+    let config =
+        "{\n  \"dtype\": \"float32\",\n  \"scale\": Infinity,\n  \"text_config\": {\"torch_dtype\" : \"float32\"}\n}\n";
     fs::write(folder.path().join("config.json"), config).unwrap();
     fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     fs::write(folder.path().join("vocab.txt"), "a\nb\n").unwrap();
     fs::write(folder.path().join("README.md"), "no").unwrap();
+    for module in ["1_Pooling", "onnx"] {
+        fs::create_dir(folder.path().join(module)).unwrap();
+        fs::write(folder.path().join(module).join("config.json"), "{}").unwrap();
+    }
     folder
 }
 
@@ -47,10 +52,17 @@ fn every_format_becomes_every_other_without_a_changed_bit() {
             let report = run(middle.path(), last.path(), &options(to, None)).unwrap();
             assert_eq!((report.tensors, report.converted, report.bytes), (3, 0, 36));
             assert_eq!(report.files, [last.path().join(to.file_name())]);
-            assert_eq!(report.companions, ["config.json", "tokenizer.json", "vocab.txt"].map(|name| last.path().join(name)));
+            assert_eq!(
+                report.companions,
+                ["1_Pooling/config.json", "config.json", "tokenizer.json", "vocab.txt"]
+                    .map(|name| last.path().join(name))
+            );
             let found = open(last.path()).unwrap();
             for (name, tensor) in &expected {
-                assert_eq!((found[name].dtype, &found[name].shape, &found[name].bytes), (tensor.dtype, &tensor.shape, &tensor.bytes));
+                assert_eq!(
+                    (found[name].dtype, &found[name].shape, &found[name].bytes),
+                    (tensor.dtype, &tensor.shape, &tensor.bytes)
+                );
             }
             let config = |folder: &Path| fs::read(folder.join("config.json")).unwrap();
             assert_eq!(config(last.path()), config(first.path()));
@@ -66,7 +78,10 @@ fn floats_change_dtype_and_integers_do_not() {
     assert_eq!((report.converted, report.bytes), (2, 28));
     let found = open(target.path()).unwrap();
     let bf = |values: &[f32]| values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect::<Vec<_>>();
-    assert_eq!((found["weight"].dtype, found["weight"].bytes.to_vec()), (DType::BF16, bf(&[1.0, -2.5, 65504.0, f32::INFINITY])));
+    assert_eq!(
+        (found["weight"].dtype, found["weight"].bytes.to_vec()),
+        (DType::BF16, bf(&[1.0, -2.5, 65504.0, f32::INFINITY]))
+    );
     assert_eq!(found["half"].bytes, bf(&[1.0, f16::from_f32(0.1).to_f32()]));
     assert_eq!(found["ids"].dtype, DType::I64);
     let config = fs::read_to_string(target.path().join("config.json")).unwrap();
@@ -81,7 +96,9 @@ fn what_overflows_is_refused_by_name_unless_it_was_infinite() {
     assert_eq!(infinite, [f16::INFINITY, f16::NEG_INFINITY].map(f16::to_le_bytes).concat());
     let nan = cast_f32(&[f32::NAN], DType::F16).unwrap();
     assert!(f16::from_le_bytes(nan[..].try_into().unwrap()).is_nan());
-    for (values, dtype, number) in [([1.0, -65520.0], DType::F16, "6.552e4"), ([1.0, f32::MAX], DType::BF16, "3.4028234663852886e38")] {
+    for (values, dtype, number) in
+        [([1.0, -65520.0], DType::F16, "6.552e4"), ([1.0, f32::MAX], DType::BF16, "3.4028234663852886e38")]
+    {
         let message = cast_f32(&values, dtype).unwrap_err().to_string();
         assert!(message.contains("tensor `w`") && message.contains(number), "{message}");
     }
@@ -93,7 +110,8 @@ fn what_overflows_is_refused_by_name_unless_it_was_infinite() {
 
 #[test]
 fn every_f32_pattern_rounds_as_half_does() {
-    let values: Vec<f32> = (0..1u32 << 17).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).filter(|x| x.abs() < 6e4).collect();
+    let values: Vec<f32> =
+        (0..1u32 << 17).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).filter(|x| x.abs() < 6e4).collect();
     let f16s: Vec<u8> = values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
     assert_eq!(cast("w", &floats(&values), DType::F16).unwrap(), f16s);
     let bf16s: Vec<u8> = values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
@@ -144,7 +162,8 @@ fn one_file_is_a_source_without_companions() {
     let source = source();
     let target = tempfile::tempdir().unwrap();
     let index = source.path().join("model.safetensors.index.json");
-    let report = run(&index, target.path(), &ConvertOptions { max_shard_size: 16, ..options(Format::PyTorch, None) }).unwrap();
+    let report =
+        run(&index, target.path(), &ConvertOptions { max_shard_size: 16, ..options(Format::PyTorch, None) }).unwrap();
     assert!(report.companions.is_empty());
     assert_eq!(report.files.len(), 4);
     assert_eq!(open(&report.files[3]).unwrap().len(), 3);

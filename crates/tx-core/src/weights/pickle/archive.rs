@@ -70,7 +70,8 @@ impl<'a> Archive<'a> {
         let mut at = start;
         for _ in 0..count {
             if at >= end || fields.slice(at, 4)? != DIRECTORY_HEADER {
-                return Err(fields.error(format_args!("the directory claims {count} entries, but has {}", archive.entries.len())));
+                return Err(fields
+                    .error(format_args!("the directory claims {count} entries, but has {}", archive.entries.len())));
             }
             let lens = [fields.number::<2>(at + 28)?, fields.number::<2>(at + 30)?, fields.number::<2>(at + 32)?];
             let [name_len, extra_len, comment_len] = lens;
@@ -133,7 +134,10 @@ impl<'a> Archive<'a> {
             return Err(wrong(format!("{} bytes, expected at most {limit}", entry.size)));
         }
         if entry.size > entry.compressed.saturating_mul(MAX_RATIO) || entry.size > self.budget {
-            return Err(wrong(format!("{} bytes claim to inflate to {}, more than {MAX_RATIO} times as many", entry.compressed, entry.size)));
+            return Err(wrong(format!(
+                "{} bytes claim to inflate to {}, more than {MAX_RATIO} times as many",
+                entry.compressed, entry.size
+            )));
         }
         let mut out = Vec::new();
         let size = usize::try_from(entry.size).ok().filter(|&n| out.try_reserve_exact(n).is_ok());
@@ -163,7 +167,9 @@ impl<'a> Archive<'a> {
         match entry.method {
             STORED if entry.size != entry.compressed => return Err(wrong("stored, but has two different sizes")),
             STORED | DEFLATED => {}
-            other => return Err(self.error(name, format_args!("compression method {other}, expected stored or deflated"))),
+            other => {
+                return Err(self.error(name, format_args!("compression method {other}, expected stored or deflated")));
+            }
         }
         if fields.slice(entry.header, 4).ok() != Some(LOCAL_HEADER) {
             return Err(wrong("the directory names a place where no file begins"));
@@ -175,7 +181,10 @@ impl<'a> Archive<'a> {
         let start = entry.header + LOCAL_LEN + name_len + extra_len;
         let end = start.checked_add(entry.compressed).filter(|&end| end <= self.end);
         let end = end.ok_or_else(|| {
-            self.error(name, format_args!("claims bytes {start} + {}, but the files end at {}", entry.compressed, self.end))
+            self.error(
+                name,
+                format_args!("claims bytes {start} + {}, but the files end at {}", entry.compressed, self.end),
+            )
         })?;
         // Both are below the length of the map.
         Ok((entry, start as usize..end as usize))
@@ -193,7 +202,8 @@ fn directory(fields: &Fields<'_>) -> Result<(u64, u64, u64)> {
     let first = bytes.len().saturating_sub(END_LEN + u16::MAX as usize);
     let last = bytes.len().checked_sub(END_LEN).unwrap_or(first);
     let found = (first..=last).rev().find(|&at| {
-        bytes[at..].starts_with(END) && fields.number::<2>(at as u64 + 20).is_ok_and(|n| at + END_LEN + n as usize == bytes.len())
+        bytes[at..].starts_with(END)
+            && fields.number::<2>(at as u64 + 20).is_ok_and(|n| at + END_LEN + n as usize == bytes.len())
     });
     let end = found.ok_or_else(|| fields.error("no directory at the end: the file is truncated"))? as u64;
     let (mut count, mut len, mut start) =
@@ -224,7 +234,9 @@ impl<'a> Fields<'a> {
     fn slice(&self, at: u64, len: u64) -> Result<&'a [u8]> {
         let range = at.checked_add(len).and_then(|end| Some(usize::try_from(at).ok()?..usize::try_from(end).ok()?));
         let slice = range.and_then(|range| self.bytes.get(range));
-        slice.ok_or_else(|| self.error(format_args!("bytes {at} + {len} lie outside of the file of {}", self.bytes.len())))
+        slice.ok_or_else(|| {
+            self.error(format_args!("bytes {at} + {len} lie outside of the file of {}", self.bytes.len()))
+        })
     }
 
     fn number<const N: usize>(&self, at: u64) -> Result<u64> {

@@ -328,7 +328,7 @@ impl<'a> Machine<'a> {
         let depth = self.depth_of(&self.stack[from..])?;
         let items = self.stack.split_off(from);
         match self.top()? {
-            Value::Dict(_) if items.len() % 2 != 0 => Err(self.error("a dict has a key without a value")),
+            Value::Dict(_) if !items.len().is_multiple_of(2) => Err(self.error("a dict has a key without a value")),
             Value::Dict(i) => {
                 self.dicts[i].items.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
                 self.dicts[i].depth = self.dicts[i].depth.max(depth);
@@ -376,9 +376,10 @@ impl<'a> Machine<'a> {
             (Global::RebuildTensor, &[storage, offset, sizes, strides, ..]) => {
                 self.rebuild(storage, offset, sizes, strides, None)
             }
-            (Global::RebuildTensorV3, &[storage, offset, sizes, strides, _, _, Value::Global(Global::Dtype(dtype)), ..]) => {
-                self.rebuild(storage, offset, sizes, strides, Some(dtype))
-            }
+            (
+                Global::RebuildTensorV3,
+                &[storage, offset, sizes, strides, _, _, Value::Global(Global::Dtype(dtype)), ..],
+            ) => self.rebuild(storage, offset, sizes, strides, Some(dtype)),
             (Global::RebuildParameter | Global::Parameter, &[tensor @ Value::Tensor(_), ..]) => Ok(tensor),
             (Global::RebuildFromType, &[function, Value::Global(Global::TensorType | Global::Parameter), args, ..])
                 if !matches!(function, Value::Global(Global::RebuildFromType)) =>
@@ -433,7 +434,9 @@ impl<'a> Machine<'a> {
 
     fn number(&self, value: Value<'a>, what: &str) -> Result<u64> {
         match value {
-            Value::Int(n) => u64::try_from(n).map_err(|_| self.error(format_args!("a tensor's {what} has a negative number: {n}"))),
+            Value::Int(n) => {
+                u64::try_from(n).map_err(|_| self.error(format_args!("a tensor's {what} has a negative number: {n}")))
+            }
             Value::Long(_) => Err(self.error(format_args!("a tensor's {what} has a number of more than 64 bits"))),
             other => Err(self.error(format_args!("a tensor's {what} is {}, expected integers", other.kind()))),
         }
@@ -441,7 +444,8 @@ impl<'a> Machine<'a> {
 
     fn numbers(&self, value: Value<'a>, what: &str) -> Result<(usize, [u64; MAX_RANK])> {
         let items = self.items(value);
-        let items = items.ok_or_else(|| self.error(format_args!("a tensor's {what} is {}, expected a tuple", value.kind())))?;
+        let items =
+            items.ok_or_else(|| self.error(format_args!("a tensor's {what} is {}, expected a tuple", value.kind())))?;
         if items.len() > MAX_RANK {
             return Err(self.error(format_args!("a tensor has {} axes, expected at most {MAX_RANK}", items.len())));
         }
@@ -464,8 +468,12 @@ impl<'a> Machine<'a> {
     /// Pushes the storage that a persistent id means: `("storage", class, key, device, length[, view])`.
     fn storage(&mut self, id: Value<'a>) -> Result<()> {
         let (class, key, len, view) = match self.items(id) {
-            Some(&[Value::Text(b"storage"), Value::Global(class), Value::Text(key), _, len]) => (class, key, len, Value::None),
-            Some(&[Value::Text(b"storage"), Value::Global(class), Value::Text(key), _, len, view]) => (class, key, len, view),
+            Some(&[Value::Text(b"storage"), Value::Global(class), Value::Text(key), _, len]) => {
+                (class, key, len, Value::None)
+            }
+            Some(&[Value::Text(b"storage"), Value::Global(class), Value::Text(key), _, len, view]) => {
+                (class, key, len, view)
+            }
             _ => return Err(self.error("a persistent id that does not mean a storage")),
         };
         let dtype = match class {

@@ -104,7 +104,10 @@ fn reads_what_torch_writes() {
         assert_eq!(floats(get("row")), &base[4..8]);
         assert_eq!(floats(get("column")), [base[2], base[6], base[10]]);
         assert_eq!(floats(get("expanded")), [1.5, 1.5, 1.5, 2.5, 2.5, 2.5]);
-        assert_eq!((get("scalar").dtype, get("scalar").shape.len(), &get("scalar").bytes[..]), (DType::I64, 0, &7i64.to_le_bytes()[..]));
+        assert_eq!(
+            (get("scalar").dtype, get("scalar").shape.len(), &get("scalar").bytes[..]),
+            (DType::I64, 0, &7i64.to_le_bytes()[..])
+        );
         assert_eq!((get("empty").shape.as_slice(), get("empty").bytes.len()), (&[0, 4][..], 0));
         assert_eq!(floats(get("parameter")), [0.25, -0.25]);
         let halves = |one: [u8; 2], two: [u8; 2], three: [u8; 2]| [one, two, three].concat();
@@ -155,7 +158,8 @@ fn reads_tensors_with_attributes_and_new_dtypes() {
 fn refuses_every_way_to_call_something() {
     let arg = tuple(&[text("true")]);
     let new = |name: &str, end: &[u8]| [global(name).as_slice(), &arg, end].concat();
-    let stack_global = |module: &str, name: &str| [text(module), text(name), b"\x93".to_vec(), arg.clone(), b"R".to_vec()].concat();
+    let stack_global =
+        |module: &str, name: &str| [text(module), text(name), b"\x93".to_vec(), arg.clone(), b"R".to_vec()].concat();
     let table: Vec<(&str, Vec<u8>, &str)> = vec![
         ("REDUCE", new("os.system", b"R"), "`os.system`"),
         ("REDUCE", new("posix.system", b"R"), "`posix.system`"),
@@ -175,7 +179,14 @@ fn refuses_every_way_to_call_something() {
         ("BINPERSID", [tuple(&[text("module"), global("torch.Tensor")]), b"Q".to_vec()].concat(), "persistent id"),
         ("a call of a string", [text("system"), b")R".to_vec()].concat(), "a string is called"),
         ("a call of a class that is only named", call("torch.Tensor", &[]), "TensorType is called"),
-        ("a nested attribute", call("torch._tensor._rebuild_from_type_v2", &[global("torch._tensor._rebuild_from_type_v2"), global("torch.Tensor"), b")".to_vec()]), "RebuildFromType"),
+        (
+            "a nested attribute",
+            call(
+                "torch._tensor._rebuild_from_type_v2",
+                &[global("torch._tensor._rebuild_from_type_v2"), global("torch.Tensor"), b")".to_vec()],
+            ),
+            "RebuildFromType",
+        ),
         ("_load_from_bytes", call("torch.storage._load_from_bytes", &[]), "`torch.storage._load_from_bytes`"),
         ("a dotted name", b"ctorch\n_utils._rebuild_tensor_v2\n".to_vec(), "`torch._utils._rebuild_tensor_v2`"),
         ("a name with control characters", b"cos\x1b[2J\nsystem\n".to_vec(), "`os\\u{1b}[2J.system`"),
@@ -213,19 +224,37 @@ fn refuses_broken_pickles() {
         ("an OrderedDict of numbers", call("collections.OrderedDict", &[ints(&[1, 2])]), "pairs"),
         ("a list", b"]".to_vec(), "holds a list"),
         ("a tensor", tensor(6, 0, &[6], &[1]), "holds a tensor"),
-        ("two wrappers", [b"}".to_vec(), text("model"), b"}s".to_vec(), text("state_dict"), b"}s".to_vec()].concat(), "more than one"),
+        (
+            "two wrappers",
+            [b"}".to_vec(), text("model"), b"}s".to_vec(), text("state_dict"), b"}s".to_vec()].concat(),
+            "more than one",
+        ),
         ("a number for a key", b"}K\x01Ns".to_vec(), "a key of the state dict is an integer"),
         ("a number for a tensor", dict(b"K\x01"), "tensor `w`: is an integer"),
-        ("a name of 5000 bytes", [b"}".to_vec(), text(&"x".repeat(5000)), tensor(6, 0, &[6], &[1]), b"s".to_vec()].concat(), "4096 bytes"),
-        ("a name that is not UTF-8", [b"}X\x01\x00\x00\x00\xff".to_vec(), tensor(6, 0, &[6], &[1]), b"s".to_vec()].concat(), "UTF-8"),
+        (
+            "a name of 5000 bytes",
+            [b"}".to_vec(), text(&"x".repeat(5000)), tensor(6, 0, &[6], &[1]), b"s".to_vec()].concat(),
+            "4096 bytes",
+        ),
+        (
+            "a name that is not UTF-8",
+            [b"}X\x01\x00\x00\x00\xff".to_vec(), tensor(6, 0, &[6], &[1]), b"s".to_vec()].concat(),
+            "UTF-8",
+        ),
     ];
     for (what, body, expected) in table {
         let message = refusal(&archive(&body));
         assert!(message.contains(expected) && message.len() < 1000, "{what}: {message}");
     }
-    assert!(refusal(&zip(&[("a/data.pkl", b"\x80\x02N")], CompressionMethod::Stored)).contains("1 bytes expected, 0 left"));
-    assert!(refusal(&zip(&[("a/data.pkl", b"\x80\x01N.")], CompressionMethod::Stored)).contains("protocol 2, 3, 4 or 5"));
-    assert!(refusal(&zip(&[("a/data.pkl", b"\x80\x09N.")], CompressionMethod::Stored)).contains("protocol 2, 3, 4 or 5"));
+    assert!(
+        refusal(&zip(&[("a/data.pkl", b"\x80\x02N")], CompressionMethod::Stored)).contains("1 bytes expected, 0 left")
+    );
+    assert!(
+        refusal(&zip(&[("a/data.pkl", b"\x80\x01N.")], CompressionMethod::Stored)).contains("protocol 2, 3, 4 or 5")
+    );
+    assert!(
+        refusal(&zip(&[("a/data.pkl", b"\x80\x09N.")], CompressionMethod::Stored)).contains("protocol 2, 3, 4 or 5")
+    );
 }
 
 #[test]
@@ -274,7 +303,9 @@ fn refuses_broken_archives() {
     for len in 0..good.len() {
         refusal(&good[..len]);
     }
-    let find = |bytes: &[u8], what: &[u8], from: usize| from + bytes[from..].windows(what.len()).position(|w| w == what).unwrap();
+    let find = |bytes: &[u8], what: &[u8], from: usize| {
+        from + bytes[from..].windows(what.len()).position(|w| w == what).unwrap()
+    };
     let directory = find(&good, b"PK\x01\x02", 0);
     let second = find(&good, b"PK\x01\x02", directory + 1);
     let end = find(&good, b"PK\x05\x06", second);
@@ -307,7 +338,11 @@ fn refuses_broken_archives() {
         ("a count that lies", patched(end + 10, &[9, 0]), "claims 9 entries, but has 2"),
         ("a directory that is elsewhere", patched(end + 16, &[0, 0, 0, 0x7f]), "claims bytes"),
         ("a 64-bit directory that is not there", patched(end + 16, &[0xff; 4]), "no 64-bit directory"),
-        ("a size that lies", patched(second + 20, &[0xf0, 0, 0, 0, 0xf0, 0, 0, 0]), "zip entry `a/data/0`: claims bytes"),
+        (
+            "a size that lies",
+            patched(second + 20, &[0xf0, 0, 0, 0, 0xf0, 0, 0, 0]),
+            "zip entry `a/data/0`: claims bytes",
+        ),
         ("two sizes", patched(second + 20, &[23]), "two different sizes"),
         ("a size without its extension", patched(second + 20, &[0xff; 4]), "two different sizes"),
         ("a place that lies", patched(second + 42, &[1]), "where no file begins"),
@@ -343,7 +378,11 @@ fn refuses_broken_plain_files() {
         ("a length that overflows", file(i64::MAX, 8), "claims 9223372036854775807 elements"),
         ("no length", [&start[..], &object, &keys, &[0; 7]].concat(), "truncated"),
         ("no keys", [&start[..], &object, &pickle(b"]")].concat(), "storage `0` is not in the file"),
-        ("a key without a tensor", [&start[..], &object, &pickle(&[b"]".to_vec(), text("1"), b"a".to_vec()].concat())].concat(), "no tensor has it"),
+        (
+            "a key without a tensor",
+            [&start[..], &object, &pickle(&[b"]".to_vec(), text("1"), b"a".to_vec()].concat())].concat(),
+            "no tensor has it",
+        ),
         ("keys that are numbers", [&start[..], &object, &pickle(b"]Na")].concat(), "list of the storages"),
         ("another pickle", [object.clone(), object.clone()].concat(), "not one of PyTorch"),
         ("big-endian", [&start[..start.len() - 4], &big_endian, &object].concat(), "big-endian"),

@@ -97,7 +97,10 @@ impl<'a> Archive<'a> {
         put(&mut end, &[(4, 0), (8, start + len), (4, 1)]);
         end.extend(b"PK\x05\x06");
         let short = count.min(u16::MAX.into());
-        put(&mut end, &[(2, 0), (2, 0), (2, short), (2, short), (4, len.min(IN_EXTENSION)), (4, start.min(IN_EXTENSION)), (2, 0)]);
+        put(
+            &mut end,
+            &[(2, 0), (2, 0), (2, short), (2, short), (4, len.min(IN_EXTENSION)), (4, start.min(IN_EXTENSION)), (2, 0)],
+        );
         self.file.write_all(&end)
     }
 }

@@ -25,7 +25,10 @@ pub(in crate::weights) fn read(path: &Path) -> Result<BTreeMap<String, StoredTen
     for tensor in reader.map_err(|e| Error::malformed(path, format_args!("not a Burnpack file: {e}")))? {
         let (name, dtype, shape, _, bytes) = tensor.into_parts().map_err(|e| Error::malformed(path, e))?;
         if name.len() > MAX_NAME {
-            return Err(Error::malformed(path, format_args!("a tensor name of {} bytes, expected at most {MAX_NAME}", name.len())));
+            return Err(Error::malformed(
+                path,
+                format_args!("a tensor name of {} bytes, expected at most {MAX_NAME}", name.len()),
+            ));
         }
         if shape.rank() > MAX_RANK {
             return Err(Error::tensor(path, name, format_args!("{} axes, expected at most {MAX_RANK}", shape.rank())));
@@ -65,7 +68,13 @@ pub(super) fn write(aside: &Path, path: &Path, tensors: &[&Planned], advance: &m
     let mut entries = Vec::with_capacity(tensors.len());
     for &tensor in tensors {
         let len = usize::try_from(tensor.len());
-        let len = len.map_err(|_| Error::tensor(path, &tensor.name, format_args!("{} of {:?} is larger than any file", dtype_name(tensor.dtype), tensor.shape)))?;
+        let len = len.map_err(|_| {
+            Error::tensor(
+                path,
+                &tensor.name,
+                format_args!("{} of {:?} is larger than any file", dtype_name(tensor.dtype), tensor.shape),
+            )
+        })?;
         let (failure, planned, path) = (Arc::clone(&failure), tensor.clone(), path.to_path_buf());
         let produce = move || match planned.bytes(&path) {
             Ok(bytes) => Ok(burn::tensor::Bytes::from_shared(bytes, AllocationProperty::File)),

@@ -72,7 +72,8 @@ impl Pickle {
             Error::tensor(path, &tensor.name, format_args!("PyTorch has no dtype for {}", dtype_name(tensor.dtype)))
         })?;
         self.text(&tensor.name);
-        let version = if dtype.is_some() { "torch._utils\n_rebuild_tensor_v3\n" } else { "torch._utils\n_rebuild_tensor_v2\n" };
+        let version =
+            if dtype.is_some() { "torch._utils\n_rebuild_tensor_v3\n" } else { "torch._utils\n_rebuild_tensor_v2\n" };
         self.global(version);
         self.bytes.extend(b"((");
         self.word("storage");

@@ -23,7 +23,8 @@ fn assert_holds(folder: &Path, expected: &BTreeMap<String, StoredTensor>) {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -52,7 +53,10 @@ fn every_dtype_round_trips_in_every_format() {
     let found = burnpack::read(&folder.path().join("model.bpk")).unwrap();
     assert_eq!(found.len(), all.len());
     all.iter().for_each(|(name, tensor)| {
-        assert_eq!((found[name].dtype, &found[name].shape, &found[name].bytes), (tensor.dtype, &tensor.shape, &tensor.bytes));
+        assert_eq!(
+            (found[name].dtype, &found[name].shape, &found[name].bytes),
+            (tensor.dtype, &tensor.shape, &tensor.bytes)
+        );
     });
 }
 
@@ -107,14 +111,26 @@ fn each_save_replaces_the_one_before_and_nothing_else() {
     fs::write(path.join(".tx-abc123-model-00001-of-00002.safetensors"), "cut").unwrap();
     fs::write(path.join(".tx-abc123-tokenizer.json"), "cut").unwrap();
     // One file, two shards, the same two shards again, three, two, one, none.
-    for (step, (count, limit)) in [(4, 1000), (4, 32), (4, 32), (3, 16), (4, 32), (4, 1000), (0, 16)].into_iter().enumerate() {
+    for (step, (count, limit)) in
+        [(4, 1000), (4, 32), (4, 32), (3, 16), (4, 32), (4, 1000), (0, 16)].into_iter().enumerate()
+    {
         let all = tensors(count, step as f32);
         write_folder(path, &all, limit).unwrap();
         assert_holds(path, &all);
         let shards = names(path).iter().filter(|name| name.contains("-of-")).count();
         assert_eq!(shards, if limit == 1000 || count == 0 { 0 } else { count * 16 / limit as usize }, "step {step}");
     }
-    assert_eq!(names(path), [".tx-abc123-tokenizer.json", "README.md", "config.json", "model-card.safetensors", "model.safetensors", "optimizer.bin"]);
+    assert_eq!(
+        names(path),
+        [
+            ".tx-abc123-tokenizer.json",
+            "README.md",
+            "config.json",
+            "model-card.safetensors",
+            "model.safetensors",
+            "optimizer.bin"
+        ]
+    );
 }
 
 #[test]
@@ -125,7 +141,8 @@ fn a_save_that_fails_leaves_what_was_there() {
             let path = folder.path();
             let before = tensors(3, 1.0);
             write_format(path, format, &before, limit).unwrap();
-            let files: Vec<_> = names(path).into_iter().map(|name| (fs::read(path.join(&name)).unwrap(), name)).collect();
+            let files: Vec<_> =
+                names(path).into_iter().map(|name| (fs::read(path.join(&name)).unwrap(), name)).collect();
             let after = tensors(3, 2.0);
             let mut planned: Vec<_> = after.iter().map(|(name, tensor)| Planned::stored(name, tensor)).collect();
             planned[1].produce = Arc::new(|| Err(Error::input("weights", "none", "some")));
@@ -160,7 +177,10 @@ fn shards_in_use_are_replaced_behind_an_index_of_other_names() {
     let last = tensors(2, 3.0);
     write_folder(path, &last, 16).unwrap();
     assert_holds(path, &last);
-    assert_eq!(names(path), ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]);
+    assert_eq!(
+        names(path),
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    );
 }
 
 #[test]

@@ -1,0 +1,478 @@
+//! The command line as a user meets it: the built program, its exit codes, and what it prints where.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use burn::tensor::TensorData;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tx_core::task::NamedTensors;
+use tx_core::weights::save::{MAX_SHARD_SIZE, write_file};
+use tx_core::weights::synth::Recipe;
+use tx_core::weights::{Checkpoint, safetensors};
+use tx_tests::{Array, Case, REFERENCE, compare, folders, is_token, models};
+
+/// The longest line of a failure, in bytes, with its line end.
+const MAX_ERROR_BYTES: usize = 4096;
+/// Between numbers that were printed and those of Python.
+const TOLERANCE: f64 = 1e-5;
+
+#[test]
+fn help_and_version_succeed() {
+    for args in [&["--help"][..], &["embed", "--help"], &["--version"]] {
+        let ran = tx(args);
+        assert!(ran.code == Some(0) && ran.err.is_empty() && ran.out.contains("tx"), "{args:?}: {ran:?}");
+    }
+    let help = tx(&["--help"]).out;
+    for command in ["run", "embed", "forward", "info", "models", "download"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_exits_with_2() {
+    let lines: [&[&str]; 7] = [
+        &[],
+        &["modles"],
+        &["models", "--jsn"],
+        &["models", "--dtype", "f64"],
+        &["embed", "text"],
+        &["forward", "--model", "x"],
+        &["info"],
+    ];
+    for args in lines {
+        let ran = tx(args);
+        assert!(ran.code == Some(2) && ran.out.is_empty() && !ran.err.is_empty(), "{args:?}: {ran:?}");
+    }
+    assert!(tx(&["modles"]).err.contains("'models'"));
+}
+
+#[test]
+fn unknown_names_propose_the_nearest() {
+    let model = Model::of_case("masked-lm");
+    let forward = |extra: &[&str]| fails(&[&model.forward()[..], extra].concat());
+    assert_eq!(
+        fails(&["run", "text-clasification", "--model", model.path(), "text"]),
+        "error: unknown task `text-clasification`; did you mean `text-classification`?; see `tx models`\n"
+    );
+    assert!(forward(&["--class", "BertForMaskedLm"]).contains("did you mean `BertForMaskedLM`?"));
+    model.set_config("model_type", json!("bertt"));
+    assert!(forward(&[]).contains("unknown architecture `bertt`; did you mean `bert`?"));
+    assert!(!model.file("outputs.safetensors").exists());
+}
+
+#[test]
+fn devices_that_are_not_there_are_named_with_those_that_are() {
+    let model = Model::of_case("model");
+    for (device, expected) in [
+        ("gpu", "error: device `gpu`: not a kind of device; available: cpu"),
+        ("metal", "error: device `metal`: this program was built without it; build with `--features metal`"),
+        ("cpu:7", "error: device `cpu:7`: this machine has "),
+        ("cpu:x", "error: device `cpu:x`: `x` is not a device number"),
+    ] {
+        let message = fails(&[&model.forward()[..], &["--device", device]].concat());
+        assert!(message.starts_with(expected), "{message}");
+    }
+}
+
+#[test]
+fn failures_are_one_line_without_control_characters() {
+    let model = Model::of_case("model");
+    model.set_config("model_type", json!("be\u{1b}[31m\nrt\u{202e}"));
+    assert!(fails(&model.forward()).starts_with(r"error: unknown architecture `be\u{1b}[31m\nrt\u{202e}`"));
+    model.set_config("model_type", json!("é".repeat(100_000)));
+    let message = fails(&model.forward());
+    assert!(message.len() > MAX_ERROR_BYTES - 8 && message.ends_with("…\n"), "{} bytes", message.len());
+}
+
+#[test]
+fn models_that_are_not_here_come_with_the_way_to_get_them() {
+    let name = "sentence-transformers/all-MiniLM-L6-v2";
+    for args in [&["embed", "--model", name, "text"][..], &["info", name], &["download", name]] {
+        let message = fails(args);
+        assert!(message.contains(&format!("tx download {name}")) && message.contains("offline"), "{message}");
+    }
+    assert!(fails(&["run", "fill-mask", "text"]).contains("--model"));
+}
+
+#[test]
+fn forward_computes_what_python_computes() {
+    for folder in folders(&models().join("bert")).unwrap() {
+        let case = Case::read(&folder).unwrap();
+        let model = Model::of_case(folder.file_name().unwrap().to_str().unwrap());
+        succeeds(&[&model.forward()[..], &["--hidden-states", "--attentions", "--json"]].concat());
+        let found = safetensors::read(&model.file("outputs.safetensors")).unwrap();
+        assert!(found.keys().eq(case.outputs.keys()), "{}: {:?}", folder.display(), found.keys());
+        let mask = case.mask().unwrap();
+        for (name, expected) in &case.outputs {
+            let output = Array::new(&found[name].to_data()).unwrap();
+            let seen = is_token(&mask, &expected.shape, name.ends_with("_logits"));
+            compare(name, &output, expected, REFERENCE, seen).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        }
+    }
+}
+
+#[test]
+fn forward_writes_what_is_asked_for_and_says_so() {
+    let model = Model::of_case("model");
+    let ran = succeeds(&[&model.forward()[..], &["--json"]].concat());
+    let document: Value = serde_json::from_str(&ran).unwrap();
+    assert_eq!(
+        document,
+        json!({
+            "class": "BertModel",
+            "outputs": model.outputs,
+            "tensors": {
+                "last_hidden_state": { "dtype": "f32", "shape": [2, 11, 32] },
+                "pooler_output": { "dtype": "f32", "shape": [2, 32] },
+            },
+        })
+    );
+    let table = succeeds(&model.forward());
+    assert_eq!(table.lines().next(), Some("output             dtype  shape"));
+    // A class that the checkpoint was not saved from: the base model's weights are there, those of the head are not.
+    let message = fails(&[&model.forward()[..], &["--class", "BertForMaskedLM"]].concat());
+    assert!(message.contains("missing: `cls.predictions."), "{message}");
+    // Files that are read may be replaced by those that are written.
+    succeeds(&["forward", "--model", model.path(), "--inputs", &model.inputs, "--outputs", &model.inputs]);
+    assert!(safetensors::read(&model.file("inputs.safetensors")).unwrap().contains_key("last_hidden_state"));
+}
+
+#[test]
+fn forward_refuses_what_does_not_fit_and_writes_nothing() {
+    let model = Model::of_case("model");
+    let case = Case::read(&models().join("bert/model")).unwrap();
+    let inputs = |name: &str, change: &dyn Fn(&mut NamedTensors)| {
+        let mut tensors = case.inputs.clone();
+        change(&mut tensors);
+        write_file(&model.file(name), tensors).unwrap();
+        model.string(name)
+    };
+    let ids = |value: i64| TensorData::new(vec![value; 22], [2, 11]);
+    let table = [
+        (
+            inputs("a", &|t| drop(t.insert("pixel_values".into(), ids(0)))),
+            "pixel_values: an argument that this model does",
+        ),
+        (inputs("b", &|t| drop(t.insert("input_ids".into(), ids(120)))), "input_ids: 120, expected 0 to 119"),
+        (inputs("c", &|t| drop(t.insert("input_ids".into(), ids(-1)))), "input_ids: -1, expected 0 to 119"),
+        (inputs("d", &|t| drop(t.remove("input_ids"))), "input_ids: nothing"),
+        (model.string("absent.safetensors"), "absent.safetensors"),
+        (model.string("config.json"), "config.json"),
+    ];
+    for (file, expected) in &table {
+        let message = fails(&["forward", "--model", model.path(), "--inputs", file, "--outputs", &model.outputs]);
+        assert!(message.contains(expected), "{message}");
+        assert!(!Path::new(&model.outputs).exists());
+    }
+    let message = fails(&["forward", "--model", model.path(), "--inputs", &model.inputs, "--outputs", model.path()]);
+    assert!(message.starts_with("error: --outputs: "), "{message}");
+}
+
+#[test]
+fn info_says_what_a_model_is() {
+    let model = Model::of_data("pipelines/text-classification");
+    let document: Value = serde_json::from_str(&succeeds(&["info", model.path(), "--json"])).unwrap();
+    let checkpoint = Checkpoint::from_folder(model.folder.path()).unwrap();
+    let parameters: usize = checkpoint.tensors().values().map(|tensor| tensor.elements()).sum();
+    assert_eq!(document["model_type"], "bert");
+    assert_eq!(document["supported"], true);
+    assert_eq!(document["architectures"], json!(["BertForSequenceClassification"]));
+    assert!(document["classes"].as_array().unwrap().iter().any(|class| class["class"] == "BertForMaskedLM"));
+    let commands = [
+        "tx run text-classification",
+        "tx embed",
+        "tx run feature-extraction",
+        "tx run sentence-similarity",
+        "tx forward",
+    ];
+    assert_eq!(document["commands"], json!(commands));
+    assert_eq!(document["labels"], json!(["anger", "joy", "fear", "surprise"]));
+    assert_eq!(document["limits"], json!({ "vocab_size": 799, "max_length": 96, "type_vocab_size": 2 }));
+    assert_eq!(document["sizes"]["layers"], 2);
+    assert_eq!(document["weights"]["parameters"], parameters);
+    assert_eq!(document["weights"]["dtypes"], json!({ "f32": parameters }));
+    assert_eq!(document["weights"]["bytes"], checkpoint.bytes());
+    assert_eq!(document["weights"]["memory"], 4 * parameters);
+    assert_eq!(document["tokenizer"]["kind"], "WordPiece");
+    assert_eq!(document["tokenizer"]["special_tokens"]["mask"]["text"], "[MASK]");
+    let table = succeeds(&["info", model.path()]);
+    for row in ["architecture", "parameters", "memory", "tokenizer", "special tokens", "command"] {
+        assert!(table.lines().any(|line| line.starts_with(row)), "{row}: {table}");
+    }
+    let half: Value = serde_json::from_str(&succeeds(&["info", model.path(), "--json", "--dtype", "bf16"])).unwrap();
+    assert!(half["weights"]["memory"].as_u64() < document["weights"]["memory"].as_u64());
+}
+
+#[test]
+fn info_shows_what_it_can_of_unknown_models() {
+    let model = Model::of_case("model");
+    model.set_config("model_type", json!("bertt"));
+    let document: Value = serde_json::from_str(&succeeds(&["info", model.path(), "--json"])).unwrap();
+    assert_eq!((&document["supported"], &document["commands"]), (&json!(false), &json!([])));
+    assert!(document["reason"].as_str().unwrap().contains("did you mean `bert`?"));
+    assert!(document["weights"]["parameters"].as_u64() > Some(0) && document["tokenizer"].is_null());
+    model.set_config("model_type", json!("bert"));
+    model.set_config("is_decoder", json!(true));
+    let table = succeeds(&["info", model.path()]);
+    assert!(
+        table.lines().any(|line| line.starts_with("supported") && line.contains("`is_decoder` is `true`")),
+        "{table}"
+    );
+    assert!(fails(&["info", model.string("absent").as_str()]).starts_with("error: "));
+}
+
+/// Only headers are read: the file is as long as its header says, but holds next to nothing.
+#[test]
+fn info_reads_headers_only() {
+    let model = Model::of_case("model");
+    let header =
+        r#"{"embeddings.word_embeddings.weight":{"dtype":"F32","shape":[16384,16384],"data_offsets":[0,1073741824]}}"#;
+    let mut file = fs::File::create(model.file("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len(8 + header.len() as u64 + (1 << 30)).unwrap();
+    drop(file);
+    let document: Value = serde_json::from_str(&succeeds(&["info", model.path(), "--json"])).unwrap();
+    assert_eq!(document["weights"]["parameters"], 1u64 << 28);
+    assert_eq!(document["weights"]["bytes"], 1u64 << 30);
+}
+
+#[test]
+fn models_lists_every_class_sorted() {
+    let document: Value = serde_json::from_str(&succeeds(&["models", "--json"])).unwrap();
+    let list = document.as_array().unwrap();
+    let names: Vec<_> = list.iter().map(|entry| entry["model_type"].as_str().unwrap()).collect();
+    assert!(names.is_sorted() && names.contains(&"bert"), "{names:?}");
+    let classes: usize = list.iter().map(|entry| entry["classes"].as_array().unwrap().len()).sum();
+    assert_eq!(classes, tx::classes().len());
+    let table = succeeds(&["models"]);
+    assert_eq!(table.lines().count(), 1 + names.len());
+    assert!(
+        table.lines().skip(1).zip(&names).all(|(line, name)| line.split_whitespace().next() == Some(*name)),
+        "{table}"
+    );
+}
+
+#[test]
+fn download_prints_the_folder() {
+    let model = Model::of_case("model");
+    assert_eq!(succeeds(&["download", model.path()]).trim_end(), model.path());
+    let document: Value = serde_json::from_str(&succeeds(&["download", model.path(), "--json"])).unwrap();
+    assert_eq!(document, json!({ "folder": model.path() }));
+}
+
+#[test]
+fn embed_reads_arguments_and_lines_of_standard_input() {
+    let model = Model::of_data("embed/mean");
+    let golden: Value = read_json(&data("embed/mean/golden.json"));
+    let sentences = [0, 4].map(|i| golden[0]["sentences"][i].as_str().unwrap());
+    let expected = json!([golden[0]["embeddings"][0], golden[0]["embeddings"][4]]);
+    let args = ["embed", "--json", "--model", model.path()];
+    let given = succeeds(&[&args[..], &sentences].concat());
+    let lines = tx_with(&[&args[..], &["-"]].concat(), format!("{}\n{}\n", sentences[0], sentences[1]).as_bytes());
+    assert!(lines.code == Some(0) && lines.err.is_empty(), "{lines:?}");
+    for text in [given, lines.out] {
+        assert_eq!(text.lines().count(), 1);
+        assert_close(&serde_json::from_str(&text).unwrap(), &expected);
+    }
+    let table = succeeds(&[&["embed", "--model", model.path()][..], &sentences].concat());
+    assert!(table.contains("cosine") && table.contains(sentences[0]), "{table}");
+    let broken = tx_with(&[&args[..], &["-"]].concat(), b"\xff\xfe\n");
+    assert!(failure(&broken).contains("standard input"), "{broken:?}");
+}
+
+#[test]
+fn run_prints_the_json_of_python() {
+    let model = Model::of_data("pipelines/text-classification");
+    let golden: Value = read_json(&data("pipelines/text-classification/golden.json"));
+    let text = golden[0]["inputs"].as_str().unwrap();
+    let found = succeeds(&["run", "text-classification", "--model", model.path(), "--json", text]);
+    assert_close(&serde_json::from_str(&found).unwrap(), &golden[0]["output"]);
+    let table = succeeds(&["run", "sentiment-analysis", "--model", model.path(), text]);
+    assert!(table.contains(golden[0]["output"][0]["label"].as_str().unwrap()), "{table}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let mut child = command(&["models"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert!(ran.code == Some(0) && ran.err.is_empty(), "{ran:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran = Ran::from(command(&["models", "--json"]).stdout(full).output().unwrap());
+    assert!(failure(&ran).starts_with("error: standard output: "), "{ran:?}");
+}
+
+/// What a run of the program left behind.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// The program, which lies beside this test's folder; without the user's settings and without the network.
+fn command(args: &[&str]) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join(format!("tx{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.is_file(),
+        "`{}` is not there: build it first with `cargo build --workspace`, as `cargo xtask ci` does",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
+    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "TX_LOG"] {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", test.with_file_name("no-such-cache")).env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+fn tx(args: &[&str]) -> Ran {
+    Ran::from(command(args).output().unwrap())
+}
+
+fn tx_with(args: &[&str], input: &[u8]) -> Ran {
+    let mut command = command(args);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    Ran::from(child.wait_with_output().unwrap())
+}
+
+/// What a run that must succeed printed; nothing may have gone to stderr.
+fn succeeds(args: &[&str]) -> String {
+    let ran = tx(args);
+    assert!(ran.code == Some(0) && ran.err.is_empty() && ran.out.ends_with('\n'), "{args:?}: {ran:?}");
+    ran.out
+}
+
+/// The message of a run that must fail.
+fn fails(args: &[&str]) -> String {
+    failure(&tx(args)).to_owned()
+}
+
+/// A failure has exit code 1, prints nothing to stdout and one bounded line to stderr.
+fn failure(ran: &Ran) -> &str {
+    assert!(ran.code == Some(1) && ran.out.is_empty(), "{ran:?}");
+    let line = ran.err.strip_suffix('\n').unwrap_or_else(|| panic!("no line end: {ran:?}"));
+    assert!(line.starts_with("error: ") && !line.contains(char::is_control), "{ran:?}");
+    assert!(ran.err.len() <= MAX_ERROR_BYTES && !line.contains("bug of tx"), "{ran:?}");
+    &ran.err
+}
+
+/// A model's folder, made of a recipe.
+struct Model {
+    folder: TempDir,
+    path: String,
+    inputs: String,
+    outputs: String,
+}
+
+impl Model {
+    /// A recorded case of BERT, with its inputs.
+    fn of_case(name: &str) -> Self {
+        let source = models().join("bert").join(name);
+        let model = Self::of(&source);
+        write_file(Path::new(&model.inputs), Case::read(&source).unwrap().inputs).unwrap();
+        model
+    }
+
+    /// A folder of `data`, with its tokenizer.
+    fn of_data(name: &str) -> Self {
+        Self::of(&data(name))
+    }
+
+    fn of(source: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(source, folder.path());
+        Recipe::from_file(&source.join("weights.json")).unwrap().write(folder.path(), MAX_SHARD_SIZE).unwrap();
+        let string = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let path = folder.path().to_str().unwrap().to_owned();
+        Self { path, inputs: string("inputs.safetensors"), outputs: string("outputs.safetensors"), folder }
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn string(&self, name: &str) -> String {
+        self.file(name).to_str().unwrap().to_owned()
+    }
+
+    /// The command line of a forward pass.
+    fn forward(&self) -> [&str; 7] {
+        ["forward", "--model", &self.path, "--inputs", &self.inputs, "--outputs", &self.outputs]
+    }
+
+    /// Sets a key of `config.json`.
+    fn set_config(&self, key: &str, value: Value) {
+        let path = self.file("config.json");
+        let mut config = read_json(&path);
+        config[key] = value;
+        fs::write(path, config.to_string()).unwrap();
+    }
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&path, &to);
+        } else {
+            fs::copy(path, to).unwrap();
+        }
+    }
+}
+
+/// A folder or file of `data`.
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Numbers agree within the tolerance, everything else exactly.
+fn assert_close(found: &Value, expected: &Value) {
+    match (found, expected) {
+        (Value::Array(a), Value::Array(b)) => {
+            assert_eq!(a.len(), b.len());
+            a.iter().zip(b).for_each(|(a, b)| assert_close(a, b));
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            assert!(a.keys().eq(b.keys()), "{a:?}, expected {b:?}");
+            a.values().zip(b.values()).for_each(|(a, b)| assert_close(a, b));
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!((a - b).abs() <= TOLERANCE, "{a}, expected {b}");
+        }
+        (a, b) => assert_eq!(a, b),
+    }
+}
