@@ -64,7 +64,8 @@ fn embeddings_are_those_of_python() {
             let sentences: Vec<String> = texts(&call["sentences"]);
             let pipeline = pipeline.with_options(embedding_options(call["arguments"].as_object().unwrap())).unwrap();
             let name = format!("{} {}", folder.file_name().unwrap().display(), call["arguments"]);
-            if Some(pipeline.max_seq_length().unwrap()) != call["max_seq_length"].as_u64().map(|length| length as usize) {
+            if Some(pipeline.max_seq_length().unwrap()) != call["max_seq_length"].as_u64().map(|length| length as usize)
+            {
                 wrong.push(format!("{name}: max_seq_length {:?}", pipeline.max_seq_length()));
             }
             for batch_size in [1, 4] {
@@ -90,7 +91,8 @@ fn embeddings_are_those_of_python() {
 fn embeddings_of_minilm_are_those_of_python() {
     let folder = PathBuf::from(std::env::var("TX_MINILM").unwrap());
     let golden: Value = read(&data("embed").join("minilm.json"));
-    let pipeline = SentenceEmbeddingPipeline::from_folder(&folder, &LoadOptions::default(), Default::default()).unwrap();
+    let pipeline =
+        SentenceEmbeddingPipeline::from_folder(&folder, &LoadOptions::default(), Default::default()).unwrap();
     let sentences = texts(&golden["sentences"]);
     let vectors = pipeline.call_all(&sentences, &Batching::default()).unwrap();
     assert_eq!(difference(&json(&vectors), &golden["embeddings"], ""), None);
@@ -104,7 +106,8 @@ fn embeddings_of_minilm_are_those_of_python() {
 fn results_do_not_depend_on_how_inputs_come() {
     let model = Model::of(&data("pipelines").join("token-classification-bert"));
     let TokenizedModel { model, tokenizer } =
-        TokenizedModel::from_folder(models::TOKEN_CLASSIFICATION, model.folder.path(), &LoadOptions::default()).unwrap();
+        TokenizedModel::from_folder(models::TOKEN_CLASSIFICATION, model.folder.path(), &LoadOptions::default())
+            .unwrap();
     let options = TokenClassificationOptions {
         aggregation_strategy: AggregationStrategy::Simple,
         stride: Some(6),
@@ -116,7 +119,8 @@ fn results_do_not_depend_on_how_inputs_come() {
     for batch_size in [1, 4, 7] {
         let batching = Batching { batch_size, ..Batching::default() };
         let list: Vec<_> = pipeline.call_all(&texts, &batching).unwrap().iter().map(json).collect();
-        let lazily: Vec<_> = pipeline.call_iter(texts.iter().cloned(), &batching).map(|result| json(&result.unwrap())).collect();
+        let lazily: Vec<_> =
+            pipeline.call_iter(texts.iter().cloned(), &batching).map(|result| json(&result.unwrap())).collect();
         assert_eq!(list, lazily);
         for (found, expected) in list.iter().zip(&one_by_one) {
             assert_eq!(difference(found, expected, ""), None);
@@ -197,7 +201,13 @@ fn difference(found: &Value, expected: &Value, path: &str) -> Option<String> {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
             if (a - b).abs() <= TOLERANCE * b.abs().max(1.0) { None } else { different() }
         }
-        _ => if found == expected { None } else { different() },
+        _ => {
+            if found == expected {
+                None
+            } else {
+                different()
+            }
+        }
     }
 }
 
@@ -264,7 +274,8 @@ fn feature_extraction(folder: &Path) -> Ask {
     Box::new(move |arguments, inputs, batching| {
         let known = Known::new(arguments, &["truncation", "tokenize_kwargs"]);
         let empty = Map::new();
-        let more = Known::new(known.get("tokenize_kwargs", Value::as_object).unwrap_or(&empty), &["truncation", "max_length"]);
+        let more =
+            Known::new(known.get("tokenize_kwargs", Value::as_object).unwrap_or(&empty), &["truncation", "max_length"]);
         let options = FeatureExtractionOptions {
             truncation: known.flag("truncation").or(more.flag("truncation")).unwrap_or(false),
             max_length: more.number("max_length"),
@@ -281,7 +292,10 @@ fn fill_mask(folder: &Path) -> Ask {
     Box::new(move |arguments, inputs, batching| {
         let known = Known::new(arguments, &["top_k", "targets", "tokenizer_kwargs"]);
         let empty = Map::new();
-        let more = Known::new(known.get("tokenizer_kwargs", Value::as_object).unwrap_or(&empty), &["truncation", "max_length"]);
+        let more = Known::new(
+            known.get("tokenizer_kwargs", Value::as_object).unwrap_or(&empty),
+            &["truncation", "max_length"],
+        );
         let options = FillMaskOptions {
             top_k: known.number("top_k").unwrap_or(5),
             targets: known.get("targets", |targets| match targets {
@@ -377,7 +391,8 @@ fn question_answering(folder: &Path) -> Ask {
         TokenizedModel::from_folder(models::QUESTION_ANSWERING, folder, &LoadOptions::default()).unwrap();
     let pipeline = QuestionAnsweringPipeline::new(model, tokenizer, QuestionAnsweringOptions::default()).unwrap();
     Box::new(move |arguments, inputs, batching| {
-        let names = ["top_k", "doc_stride", "max_answer_len", "max_seq_len", "handle_impossible_answer", "align_to_words"];
+        let names =
+            ["top_k", "doc_stride", "max_answer_len", "max_seq_len", "handle_impossible_answer", "align_to_words"];
         let known = Known::new(arguments, &names);
         let default = QuestionAnsweringOptions::default();
         let options = QuestionAnsweringOptions {

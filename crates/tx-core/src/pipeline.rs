@@ -282,7 +282,12 @@ mod tests {
         let some: Vec<_> = pipeline.call_iter(endless, &Batching::default()).take(3).collect();
         assert!(some.into_iter().map(Result::unwrap).eq(["N0", "N1", "N2"]));
         assert_eq!(*read.borrow(), 8 * WINDOW);
-        pipeline.call_iter(["a"; 9].iter().inspect(|_| *read.borrow_mut() += 1).copied(), &Batching { batch_size: 1, ..Batching::default() }).next();
+        pipeline
+            .call_iter(
+                ["a"; 9].iter().inspect(|_| *read.borrow_mut() += 1).copied(),
+                &Batching { batch_size: 1, ..Batching::default() },
+            )
+            .next();
         assert_eq!(*read.borrow(), 8 * WINDOW + 1);
     }
 
@@ -291,7 +296,8 @@ mod tests {
         let pipeline = Upper::default();
         let texts = ["good", "broken", "some bad words", "fine"];
         let results: Vec<_> = pipeline.call_iter(texts, &Batching::default()).collect();
-        let shown: Vec<_> = results.into_iter().map(|result| result.unwrap_or_else(|error| error.to_string())).collect();
+        let shown: Vec<_> =
+            results.into_iter().map(|result| result.unwrap_or_else(|error| error.to_string())).collect();
         let (text, word) = ("input 2: text: broken, expected a whole one", "input 3: word: bad, expected a good one");
         assert_eq!(shown, ["GOOD", text, word, "FINE"]);
         assert_eq!(pipeline.call_all(texts, &Batching::default()).unwrap_err().to_string(), text);

@@ -155,7 +155,7 @@ fn load_class<M: Pretrained>(
 /// Loads the model of a folder for one task.
 ///
 /// # Errors
-/// [`Error::Unknown`] with the nearest name if none of `classes` is of this architecture; [`Error::NoHead`] if the
+/// [`Error::Config`] with the nearest name if none of `classes` is of this architecture; [`Error::NoHead`] if the
 /// architecture has no such head; everything that loading can report.
 pub fn from_folder<T: ?Sized + Task>(
     table: &[Entry<T>],
@@ -168,7 +168,7 @@ pub fn from_folder<T: ?Sized + Task>(
     let Some(entry) = table.iter().find(|entry| entry.model_type == model_type) else {
         let tasks: Vec<_> = classes.iter().filter(|c| c.model_type() == model_type).map(|c| c.task()).collect();
         return Err(if tasks.is_empty() {
-            Error::unknown("architecture", model_type, classes.iter().map(|class| class.model_type()))
+            unknown_architecture(&config, model_type, classes)
         } else {
             Error::NoHead { model_type: model_type.to_owned(), task: T::NAME, available: tasks.join(", ") }
         });
@@ -231,19 +231,29 @@ impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entr
 /// The class of a folder by HF's name, or the one that its config names first.
 ///
 /// # Errors
-/// [`Error::Unknown`] with the nearest name; [`Error::Config`] if neither is given.
+/// [`Error::Unknown`] with the nearest name for a given one; [`Error::Config`] if the config's is unknown or missing.
 pub fn find_class<'a>(classes: &[&'a dyn Class], config: &Config, name: Option<&str>) -> Result<&'a dyn Class> {
     let model_type = config.model_type()?;
     let of_type = || classes.iter().filter(|class| class.model_type() == model_type);
     if of_type().next().is_none() {
-        return Err(Error::unknown("architecture", model_type, classes.iter().map(|class| class.model_type())));
+        return Err(unknown_architecture(config, model_type, classes));
     }
     let architectures = config.architectures();
-    let name = name.or(architectures.first().copied()).ok_or_else(|| {
-        Error::config(config.path(), "architectures", "missing; it names the class, `BertModel` for example")
-    })?;
-    let found = of_type().find(|class| class.class() == name);
-    found.copied().ok_or_else(|| Error::unknown("class", name, of_type().map(|class| class.class())))
+    let unknown = |name: &str| Error::unknown("class", name, of_type().map(|class| class.class()));
+    let find = |name: &str| of_type().find(|class| class.class() == name).copied();
+    match (name, architectures.first()) {
+        (Some(name), _) => find(name).ok_or_else(|| unknown(name)),
+        (None, Some(name)) => find(name).ok_or_else(|| Error::config(config.path(), "architectures", unknown(name))),
+        (None, None) => {
+            Err(Error::config(config.path(), "architectures", "missing; it names the class that the weights belong to"))
+        }
+    }
+}
+
+/// No class of any table is of the architecture that the config names.
+fn unknown_architecture(config: &Config, model_type: &str, classes: &[&dyn Class]) -> Error {
+    let known = classes.iter().map(|class| class.model_type());
+    Error::config(config.path(), "model_type", Error::unknown("architecture", model_type, known))
 }
 
 /// A model of any task that is called with tensors by name.

@@ -56,6 +56,9 @@ pub struct TextLimits {
     pub type_vocab_size: usize,
 }
 
+/// The longest sequence of a model whose positions are not limited, in tokens: attention takes memory by its square.
+const MAX_LENGTH: usize = 1 << 14;
+
 /// The arguments of a text model's forward pass, with HF's names.
 #[derive(Debug, Clone)]
 pub struct TextInputs {
@@ -117,11 +120,12 @@ impl TextInputs {
         if ids.batch == 0 || ids.seq == 0 {
             return Err(Error::input("input_ids", "no tokens", "at least one token"));
         }
-        if let Some(max) = limits.max_length.filter(|&max| ids.seq > max) {
+        let max = limits.max_length.unwrap_or(MAX_LENGTH);
+        if ids.seq > max {
             return Err(Error::input(
                 "input_ids",
                 format_args!("{} tokens", ids.seq),
-                format_args!("at most {max}, the model's positions; shorten the text or turn truncation on"),
+                format_args!("at most {max}; shorten the text or turn truncation on"),
             ));
         }
         let check = |what: &str, rows: &IntRows, end: usize| {

@@ -147,6 +147,9 @@ pub(super) fn read_vocab_txt(path: &Path) -> Result<Vocabulary> {
         // White space at the end is not part of a token, for the reference either.
         ids.insert(line.trim_end().to_owned(), id as u32);
     }
+    if ids.is_empty() {
+        return Err(Error::tokenizer(path, "the vocabulary is empty"));
+    }
     Ok(Vocabulary::Ids(ids))
 }
 

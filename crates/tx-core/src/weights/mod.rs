@@ -80,8 +80,13 @@ pub struct Checkpoint {
 }
 
 /// The weight files that a folder may hold, in order of preference.
-const WEIGHT_FILES: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+const WEIGHT_FILES: [&str; 5] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.bpk",
+];
 /// No index comes near this number of shards.
 const MAX_SHARDS: usize = 10_000;
 
@@ -134,7 +139,8 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => safetensors::read(path),
         Some("bin" | "pt" | "pth") => pickle::read(path),
-        _ => Err(Error::malformed(path, "expected a `.safetensors`, `.bin`, `.pt` or `.pth` file")),
+        Some("bpk") => save::burnpack::read(path),
+        _ => Err(Error::malformed(path, "expected a `.safetensors`, `.bin`, `.pt`, `.pth` or `.bpk` file")),
     }
 }
 

@@ -151,6 +151,8 @@ impl ModelConfig for ModernBertConfig {
         check.epsilon("norm_eps", self.norm_eps)?;
         // Each head is rotated in pairs.
         check.divides("hidden_size", self.hidden_size, "2 · num_attention_heads", 2 * self.num_attention_heads)?;
+        // The frequencies of the rotation are computed before any weight is compared.
+        check.range("hidden_size", self.hidden_size, 2, self.num_attention_heads.saturating_mul(1 << 16))?;
         if let Some(types) = self.layer_types.as_ref().filter(|types| types.len() != self.num_hidden_layers) {
             let reason = format_args!("{} layers, but `num_hidden_layers` = {}", types.len(), self.num_hidden_layers);
             return Err(check.error("layer_types", reason));

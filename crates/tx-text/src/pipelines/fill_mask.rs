@@ -120,7 +120,9 @@ impl FillMaskPipeline {
         }
         let rows = self.model.model.limits.vocab_size;
         match ids.iter().find(|&&id| id as usize >= rows) {
-            Some(id) => Err(Error::input("targets", format_args!("a token of id {id}"), format_args!("ids below {rows}"))),
+            Some(id) => {
+                Err(Error::input("targets", format_args!("a token of id {id}"), format_args!("ids below {rows}")))
+            }
             None => Ok(ids),
         }
     }
@@ -177,7 +179,8 @@ impl Pipeline for FillMaskPipeline {
         let [rows, seq, vocab] = logits.dims();
         // Only the masked places leave the device: all others would be many times as much.
         let places = units.iter().zip(&batch.starts).enumerate();
-        let places = places.flat_map(|(row, (unit, start))| unit.masks.iter().map(move |&mask| row * seq + start + mask));
+        let places =
+            places.flat_map(|(row, (unit, start))| unit.masks.iter().map(move |&mask| row * seq + start + mask));
         let places: Vec<i64> = places.map(|place| place as i64).collect();
         let count = places.len();
         let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &self.model.model.device);

@@ -132,7 +132,11 @@ impl QuestionAnsweringPipeline {
         let pipeline = Self { model: self.model.clone(), options };
         let (max_seq_len, doc_stride) = pipeline.window();
         if doc_stride > max_seq_len {
-            return Err(Error::input("doc_stride", doc_stride, format_args!("at most {max_seq_len}, the `max_seq_len`")));
+            return Err(Error::input(
+                "doc_stride",
+                doc_stride,
+                format_args!("at most {max_seq_len}, the `max_seq_len`"),
+            ));
         }
         Ok(pipeline)
     }
@@ -180,7 +184,8 @@ fn word_span(encoding: &Encoding, token: usize, sequence: usize) -> Option<(usiz
 
 /// The best spans from `start` to `end`, with the products of their probabilities, best first.
 fn best_spans(start: &[f32], end: &[f32], count: usize, max_answer_len: usize) -> Vec<(usize, usize, f32)> {
-    let order = |a: &(usize, usize, f32), b: &(usize, usize, f32)| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1)));
+    let order =
+        |a: &(usize, usize, f32), b: &(usize, usize, f32)| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1)));
     let mut best = Vec::new();
     for (i, &s) in start.iter().enumerate().filter(|&(_, &s)| s > 0.0) {
         let ends = end.iter().enumerate().skip(i).take(max_answer_len);
@@ -237,7 +242,8 @@ impl Pipeline for QuestionAnsweringPipeline {
             self.model.check(&encoding, "lower `max_seq_len`")?;
             // The first token often stands for "no answer".
             let ids = encoding.ids.iter().zip(&encoding.sequence_ids);
-            let allowed = ids.map(|(&id, &sequence)| !question_first || sequence == Some(1) || Some(id) == cls).collect();
+            let allowed =
+                ids.map(|(&id, &sequence)| !question_first || sequence == Some(1) || Some(id) == cls).collect();
             Ok(Window { encoding, allowed })
         };
         encodings.into_iter().map(window).collect()
@@ -266,7 +272,8 @@ impl Pipeline for QuestionAnsweringPipeline {
         input: &QuestionAnsweringInput,
         units: Vec<(Window, (Vec<f32>, Vec<f32>))>,
     ) -> Result<QuestionAnswering> {
-        let QuestionAnsweringOptions { top_k, max_answer_len, handle_impossible_answer, align_to_words, .. } = self.options;
+        let QuestionAnsweringOptions { top_k, max_answer_len, handle_impossible_answer, align_to_words, .. } =
+            self.options;
         let context: Vec<char> = input.context.chars().collect();
         // Spans that begin and end in the same words become one answer, so more of them are looked at.
         let count = if align_to_words { top_k.saturating_mul(2).saturating_add(10) } else { top_k };
@@ -315,7 +322,10 @@ mod tests {
         assert_eq!(best_spans(&start, &end, 10, 1).len(), 3);
         assert!(best_spans(&[], &[], 3, 2).is_empty());
         let flat = vec![0.001; 2000];
-        assert_eq!(best_spans(&flat, &flat, 5, 2000).iter().map(|&(s, e, _)| (s, e)).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]);
+        assert_eq!(
+            best_spans(&flat, &flat, 5, 2000).iter().map(|&(s, e, _)| (s, e)).collect::<Vec<_>>(),
+            [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
+        );
     }
 
     #[test]

@@ -119,7 +119,10 @@ impl SentenceModules {
         let mut modules = entries.iter().map(|entry| {
             let inside = Path::new(&entry.path).components().all(|part| matches!(part, Component::Normal(_)));
             if !inside {
-                return Err(Error::malformed(&path, format_args!("`{}` is not the name of a folder in this one", entry.path)));
+                return Err(Error::malformed(
+                    &path,
+                    format_args!("`{}` is not the name of a folder in this one", entry.path),
+                ));
             }
             Ok((entry.class.rsplit('.').next().unwrap_or_default(), folder.join(&entry.path)))
         });
@@ -155,7 +158,9 @@ impl SentenceModules {
 
         let config = TRANSFORMER_CONFIGS.iter().map(|name| encoder.join(name)).find(|path| path.is_file());
         let transformer: TransformerConfig = config.as_deref().map(read).transpose()?.unwrap_or_default();
-        if let (Some(path), Some(task)) = (config, transformer.transformer_task.filter(|task| task != "feature-extraction")) {
+        if let (Some(path), Some(task)) =
+            (config, transformer.transformer_task.filter(|task| task != "feature-extraction"))
+        {
             let (key, supported) = ("transformer_task".into(), "feature-extraction".into());
             return Err(Error::Unsupported { path, key, value: task, supported });
         }
@@ -409,7 +414,10 @@ mod tests {
         let modes = |json| pooling(json).unwrap().modes;
         assert_eq!(modes(r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}"#), [Cls, Mean]);
         assert_eq!(modes(r#"{"pooling_mode_mean_tokens": false}"#), [Mean]);
-        assert_eq!(modes(r#"{"pooling_mode": ["lasttoken", "cls"], "pooling_mode_max_tokens": true}"#), [LastToken, Cls]);
+        assert_eq!(
+            modes(r#"{"pooling_mode": ["lasttoken", "cls"], "pooling_mode_max_tokens": true}"#),
+            [LastToken, Cls]
+        );
         assert_eq!(modes(r#"{"pooling_mode": "weightedmean"}"#), [WeightedMean]);
         assert!(!pooling(r#"{"include_prompt": false}"#).unwrap().include_prompt);
         for (json, expected) in [

@@ -47,7 +47,10 @@ impl FromStr for TopK {
     fn from_str(s: &str) -> Result<Self> {
         match s {
             "all" | "none" => Ok(Self::All),
-            _ => s.parse().map(Self::First).map_err(|_| Error::input("top_k", format_args!("`{s}`"), "a number or `all`")),
+            _ => s
+                .parse()
+                .map(Self::First)
+                .map_err(|_| Error::input("top_k", format_args!("`{s}`"), "a number or `all`")),
         }
     }
 }

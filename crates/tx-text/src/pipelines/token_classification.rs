@@ -213,7 +213,8 @@ impl TokenClassificationPipeline {
                 }
                 AggregationStrategy::Max => {
                     let sureness = |token: &&Token| token.scores[argmax(&token.scores)];
-                    let surest = word.iter().reduce(|best, next| if sureness(&next) > sureness(&best) { next } else { best });
+                    let surest =
+                        word.iter().reduce(|best, next| if sureness(&next) > sureness(&best) { next } else { best });
                     self.word(text, &surest.unwrap_or(first).scores, first, last)
                 }
                 _ => self.word(text, &first.scores, first, last),
@@ -377,13 +378,15 @@ impl Pipeline for TokenClassificationPipeline {
         for (encoding, logits) in units {
             let words = self.words(&self.tokens(&text, &encoding, logits)?);
             if self.options.aggregation_strategy == AggregationStrategy::None {
-                tokens.extend(words.into_iter().filter(|word| !ignored(&self.labels[word.label])).map(|word| TokenEntity {
-                    entity: self.labels[word.label].clone(),
-                    score: word.score,
-                    index: word.index,
-                    word: word.text,
-                    start: word.start,
-                    end: word.end,
+                tokens.extend(words.into_iter().filter(|word| !ignored(&self.labels[word.label])).map(|word| {
+                    TokenEntity {
+                        entity: self.labels[word.label].clone(),
+                        score: word.score,
+                        index: word.index,
+                        word: word.text,
+                        start: word.start,
+                        end: word.end,
+                    }
                 }));
             } else {
                 groups.extend(self.group(&words).into_iter().filter(|group| !ignored(&group.entity_group)));
@@ -412,7 +415,8 @@ mod tests {
 
     #[test]
     fn of_overlapping_groups_the_longest_and_then_the_surest_stays() {
-        let group = |start, end, score| EntityGroup { entity_group: "X".into(), score, word: String::new(), start, end };
+        let group =
+            |start, end, score| EntityGroup { entity_group: "X".into(), score, word: String::new(), start, end };
         let groups = vec![group(8, 9, 0.9), group(0, 4, 0.5), group(2, 7, 0.1), group(2, 7, 0.2), group(7, 8, 0.3)];
         let kept = without_overlaps(groups);
         assert_eq!(kept, [group(2, 7, 0.2), group(7, 8, 0.3), group(8, 9, 0.9)]);
@@ -421,7 +425,10 @@ mod tests {
     #[test]
     fn words_of_a_split_text_have_positions_in_the_joined_one() {
         let text = SourceText::new(&Sequence::Words(vec!["ün".into(), "b".into(), "c".into()]), ", ");
-        assert_eq!((text.chars.iter().collect::<String>().as_str(), text.words.clone()), ("ün, b, c", Some(vec![0, 4, 7])));
+        assert_eq!(
+            (text.chars.iter().collect::<String>().as_str(), text.words.clone()),
+            ("ün, b, c", Some(vec![0, 4, 7]))
+        );
         let encoding = Encoding { offsets: vec![(0, 0), (0, 1)], word_ids: vec![None, Some(2)], ..Encoding::default() };
         assert_eq!((text.span(&encoding, 0), text.span(&encoding, 1)), ((0, 0), (7, 8)));
     }

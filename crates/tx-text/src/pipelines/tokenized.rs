@@ -38,6 +38,11 @@ impl<T: ?Sized + Task> TokenizedModel<T> {
         // The tokenizer first: if it cannot be used, no weights have been read for nothing.
         let tokenizer = Tokenizer::from_folder(folder)?;
         let model = from_folder(table, &models::classes(), folder, options)?;
+        let (last, rows) = (tokenizer.max_id(), model.limits.vocab_size);
+        if last as usize >= rows {
+            let reason = format_args!("it gives ids up to {last}, expected at most {}: `vocab_size` of the model", rows - 1);
+            return Err(Error::tokenizer(tokenizer.path(), reason));
+        }
         Ok(Self { model, tokenizer })
     }
 }
@@ -81,7 +86,11 @@ impl<T: ?Sized> TokenizedModel<T> {
         let padded = encodings.clone().any(|encoding| encoding.len() < seq);
         if batch.saturating_mul(seq) > MAX_TOKENS {
             let found = format_args!("{batch} texts of {seq} tokens in one forward pass");
-            return Err(Error::input("batch_size", found, format_args!("at most {MAX_TOKENS} tokens; use a smaller batch")));
+            return Err(Error::input(
+                "batch_size",
+                found,
+                format_args!("at most {MAX_TOKENS} tokens; use a smaller batch"),
+            ));
         }
         let special = self.tokenizer.special();
         let pad = special.pad.as_ref().or(special.eos.as_ref()).map(|token| token.id);

@@ -43,7 +43,9 @@ impl Joining {
             }
             // The first token loses its spaces.
             Self::Metaspace => tokens.map(|(i, token)| token.replace('▁', if i == 0 { "" } else { " " })).collect(),
-            Self::Spaces => tokens.map(|(i, token)| if i == 0 { token.to_owned() } else { format!(" {token}") }).collect(),
+            Self::Spaces => {
+                tokens.map(|(i, token)| if i == 0 { token.to_owned() } else { format!(" {token}") }).collect()
+            }
         }
     }
 }

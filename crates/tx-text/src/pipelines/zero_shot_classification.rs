@@ -83,7 +83,8 @@ impl ZeroShotClassificationPipeline {
             return Err(Error::input("candidate_labels", "none", "at least one label"));
         }
         let template = &options.hypothesis_template;
-        let hypotheses = options.candidate_labels.iter().map(|label| fill_template(template, label)).collect::<Result<_>>()?;
+        let hypotheses =
+            options.candidate_labels.iter().map(|label| fill_template(template, label)).collect::<Result<_>>()?;
         Ok(Self { hypotheses, options, ..self.clone() })
     }
 

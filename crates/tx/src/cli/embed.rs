@@ -78,7 +78,9 @@ pub fn run(args: &EmbedArgs, common: &Common) -> Result<()> {
     }
     let rows = texts.iter().zip(&vectors).enumerate();
     let rows: Vec<Vec<String>> = rows
-        .map(|(i, (text, vector))| vec![(i + 1).to_string(), shorten(text), vector.len().to_string(), components(vector)])
+        .map(|(i, (text, vector))| {
+            vec![(i + 1).to_string(), shorten(text), vector.len().to_string(), components(vector)]
+        })
         .collect();
     print_table(&["", "text", "size", "embedding"], &rows)?;
     if (2..=MAX_COMPARED).contains(&texts.len()) {

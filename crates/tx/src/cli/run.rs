@@ -1,5 +1,7 @@
 //! `tx run TASK`: a pipeline from the command line.
 
+mod table;
+
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -14,7 +16,9 @@ use tx_text::models;
 use tx_text::pipelines::*;
 
 use super::Common;
-use super::output::{print_json, print_table};
+use super::output::print_json;
+use table::{Table, bar, printable, score};
+pub(super) use table::{components, shorten};
 
 /// The largest file of inputs, in bytes.
 const MAX_FILE: u64 = 1 << 30;
@@ -173,7 +177,11 @@ impl RunArgs {
         match table.iter().find(|(_, given, tasks)| *given && !tasks.contains(&task)) {
             Some((name, _, tasks)) => {
                 let tasks = tasks.iter().map(|task| task.entry().name).collect::<Vec<_>>().join(", ");
-                Err(Error::input(*name, format_args!("given for `{}`", task.entry().name), format_args!("{tasks} with it")))
+                Err(Error::input(
+                    *name,
+                    format_args!("given for `{}`", task.entry().name),
+                    format_args!("{tasks} with it"),
+                ))
             }
             None => Ok(()),
         }
@@ -221,7 +229,8 @@ pub(super) fn read_stdin() -> Result<String> {
 
 /// An input that is a JSON object with a task's keys.
 fn object<T: DeserializeOwned>(input: &str, keys: &str) -> Result<T> {
-    serde_json::from_str(input).map_err(|e| Error::input(format!("`{}`", shorten(input)), e, format_args!("a JSON object with {keys}")))
+    serde_json::from_str(input)
+        .map_err(|e| Error::input(format!("`{}`", shorten(input)), e, format_args!("a JSON object with {keys}")))
 }
 
 /// One run of the command.
@@ -236,7 +245,9 @@ impl Command<'_> {
     fn folder(&self) -> Result<PathBuf> {
         let Some(model) = &self.args.model else {
             let example = self.task.entry().example;
-            let expected = format_args!("a folder or a name on the Hub, such as `--model {example}` (`tx download {example}` gets it)");
+            let expected = format_args!(
+                "a folder or a name on the Hub, such as `--model {example}` (`tx download {example}` gets it)"
+            );
             return Err(Error::input("--model", format_args!("none for {}", self.task.entry().name), expected));
         };
         self.common.folder(model)
@@ -276,8 +287,7 @@ impl Command<'_> {
     fn feature_extraction(&self) -> Result<()> {
         let (texts, list) = self.args.inputs()?;
         let TokenizedModel { model, tokenizer } = self.load(models::TEXT_MODEL)?;
-        let options =
-            FeatureExtractionOptions { truncation: self.args.truncation, max_length: self.args.max_length };
+        let options = FeatureExtractionOptions { truncation: self.args.truncation, max_length: self.args.max_length };
         let pipeline = FeatureExtractionPipeline::new(model, tokenizer, options);
         self.answer(&pipeline, texts.iter().map(Text::from).collect(), list, |outputs| {
             let mut table = Table::new(&texts, list, &["token", "hidden", "features"]);
@@ -306,7 +316,10 @@ impl Command<'_> {
                 for (mask, proposals) in output.masks().iter().enumerate() {
                     for filled in proposals {
                         let (mask, score) = ((mask + 1).to_string(), score(filled.score));
-                        table.row(input, [mask, printable(&filled.token_str), score, bar(filled.score), shorten(&filled.sequence)]);
+                        table.row(
+                            input,
+                            [mask, printable(&filled.token_str), score, bar(filled.score), shorten(&filled.sequence)],
+                        );
                     }
                 }
             }
@@ -402,7 +415,8 @@ impl Command<'_> {
     fn zero_shot_classification(&self) -> Result<()> {
         let (texts, list) = self.args.inputs()?;
         let labels = self.args.candidate_labels.iter().flatten();
-        let labels: Vec<String> = labels.map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect();
+        let labels: Vec<String> =
+            labels.map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect();
         if labels.is_empty() {
             return Err(Error::input("--candidate-labels", "none", "labels to choose from, with commas between them"));
         }
@@ -471,7 +485,8 @@ impl Command<'_> {
             false => (args.question.clone(), args.question.len() > 1),
         };
         let pairs = questions.iter().flat_map(|question| contexts.iter().map(move |context| (question, context)));
-        let inputs = pairs.map(|(question, context)| QuestionAnsweringInput { question: question.clone(), context: context.clone() });
+        let inputs = pairs
+            .map(|(question, context)| QuestionAnsweringInput { question: question.clone(), context: context.clone() });
         Ok((inputs.collect(), list || several))
     }
 
@@ -515,68 +530,6 @@ impl Command<'_> {
     }
 }
 
-/// A table whose first column names the input, if there are several.
-struct Table<'a> {
-    inputs: Option<&'a [String]>,
-    header: Vec<&'a str>,
-    rows: Vec<Vec<String>>,
-    last: Option<usize>,
-}
-
-impl<'a> Table<'a> {
-    fn new(inputs: &'a [String], list: bool, header: &[&'a str]) -> Self {
-        let first = list.then_some("input");
-        let header = first.into_iter().chain(header.iter().copied()).collect();
-        Self { inputs: list.then_some(inputs), header, rows: Vec::new(), last: None }
-    }
-
-    /// Adds a row of the results for an input, which is named in the first of its rows.
-    fn row<const N: usize>(&mut self, input: usize, cells: [String; N]) {
-        let name = self.inputs.map(|inputs| match inputs.get(input) {
-            Some(text) if self.last != Some(input) => shorten(text),
-            _ => String::new(),
-        });
-        self.last = Some(input);
-        self.rows.push(name.into_iter().chain(cells).collect());
-    }
-
-    fn print(self) -> Result<()> {
-        print_table(&self.header, &self.rows)
-    }
-}
-
-/// A text in one line of a table.
-pub(super) fn shorten(text: &str) -> String {
-    const LONGEST: usize = 60;
-    let text = printable(text);
-    match text.char_indices().nth(LONGEST) {
-        Some(_) => text.chars().take(LONGEST - 1).chain(['…']).collect(),
-        None => text,
-    }
-}
-
-/// A text without line ends and what else would disturb a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// The first numbers of a vector.
-pub(super) fn components(vector: &[f32]) -> String {
-    const SHOWN: usize = 6;
-    let shown: Vec<String> = vector.iter().take(SHOWN).map(|x| format!("{x:8.4}")).collect();
-    shown.join(" ") + if vector.len() > SHOWN { " …" } else { "" }
-}
-
-fn score(score: f32) -> String {
-    format!("{score:.4}")
-}
-
-/// A bar for a score from 0 to 1; nothing for others.
-fn bar(score: f32) -> String {
-    const WIDTH: f32 = 20.0;
-    if (0.0..=1.0).contains(&score) { "█".repeat((score * WIDTH).round() as usize) } else { String::new() }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -618,12 +571,5 @@ mod tests {
         assert_eq!(parse(&["ner", "a"]).inputs().unwrap(), (vec!["a".to_owned()], false));
         assert_eq!(parse(&["ner", "a", "b"]).inputs().unwrap(), (vec!["a".to_owned(), "b".to_owned()], true));
         assert!(parse(&["ner"]).inputs().unwrap_err().to_string().starts_with("INPUT: nothing, expected a text"));
-    }
-
-    #[test]
-    fn cells_are_one_short_line() {
-        assert_eq!(shorten("a\nb\u{1b}[0m"), "a b [0m");
-        assert_eq!(shorten(&"é".repeat(99)).chars().count(), 60);
-        assert_eq!((bar(0.5).chars().count(), bar(-0.1), bar(f32::NAN)), (10, String::new(), String::new()));
     }
 }

@@ -103,24 +103,24 @@ impl Encoder {
     /// The relative positions in a text of `seq` tokens.
     fn relative(&self, seq: usize, device: &Device) -> Option<Relative> {
         let table = self.rel_embeddings.as_ref()?;
-        let seq = seq as i64;
-        let rows: Vec<i64> = (-seq..=seq).map(|distance| self.buckets.row(distance)).collect();
+        let n = seq as i64;
+        let rows: Vec<i64> = (1 - n..n).map(|distance| self.buckets.row(distance)).collect();
         // Short texts meet few of the rows; the layers project no others.
-        let first = rows.iter().copied().min()?;
-        let last = rows.iter().copied().max()?;
+        let (first, last) = (*rows.iter().min()?, *rows.iter().max()?);
         let vectors = table.rows(Tensor::arange(first..last + 1, device));
-        let index = |rows: Vec<i64>| {
-            let len = rows.len();
-            Tensor::from_data(TensorData::new(rows, [len]), device)
-        };
-        let rows: Vec<i64> = rows.into_iter().map(|row| row - first).collect();
+        let columns: Vec<i64> = rows.into_iter().map(|row| row - first).collect();
+        let columns = Tensor::<1, Int>::from_data(TensorData::new(columns, [2 * seq - 1]), device);
+        let [query, key] = [1, 0].map(|axis| Tensor::<1, Int>::arange(0..n, device).unsqueeze_dim::<2>(axis));
+        let distance = query.clone() - key.clone() + (n - 1);
+        let column = columns.select(0, distance.reshape([seq * seq])).reshape([seq, seq]);
+        let place = |token: Tensor<2, Int>| (token * (last - first + 1) + column.clone()).reshape([seq * seq]);
         Some(Relative {
             vectors: match &self.layer_norm {
                 Some(norm) => norm.forward(vectors),
                 None => vectors,
             },
-            keys: index(rows.iter().rev().skip(1).copied().collect()),
-            queries: index(rows.iter().skip(1).copied().collect()),
+            of_queries: place(query),
+            of_keys: place(key),
         })
     }
 }
@@ -160,10 +160,10 @@ impl Buckets {
 /// The relative positions that occur in one text, for all layers.
 struct Relative {
     vectors: Tensor<2>, // [rows, hidden]
-    /// `[2 · seq]`: the row of `vectors` for a key that is `1 − seq ..= seq` places right of its query.
-    keys: Tensor<1, Int>,
-    /// `[2 · seq]`: the row of `vectors` for a query that is `1 − seq ..= seq` places right of its key.
-    queries: Tensor<1, Int>,
+    /// `[seq · seq]`: where each pair of a query and a key finds its distance in the scores `[seq · rows]` of queries.
+    of_queries: Tensor<1, Int>,
+    /// The same for the scores of keys, in the same order of pairs.
+    of_keys: Tensor<1, Int>,
 }
 
 #[derive(Module, Debug)]
@@ -279,32 +279,21 @@ impl SelfAttention {
     /// - q, k: `[batch, seq, heads, head_dim]`
     /// - output: `[batch, heads, seq, seq]`
     fn bias(&self, q: &Tensor<4>, k: &Tensor<4>, relative: &Relative, scale: f64) -> Option<Tensor<4>> {
-        let scores = |x: &Tensor<4>, projection: &Linear, distances: &Tensor<1, Int>| {
+        let scores = |x: &Tensor<4>, projection: &Linear, places: &Tensor<1, Int>| {
             let vectors = projection.forward(relative.vectors.clone()) * scale;
-            let vectors = vectors.select(0, distances.clone()).unsqueeze(); // [1, 2 · seq, hidden]
-            let vectors = split_heads(vectors, self.heads).permute([0, 2, 3, 1]); // [1, heads, head_dim, 2 · seq]
-            by_place(x.clone().swap_dims(1, 2).matmul(vectors))
+            let vectors = split_heads(vectors.unsqueeze(), self.heads).permute([0, 2, 3, 1]);
+            let scores = x.clone().swap_dims(1, 2).matmul(vectors); // [batch, heads, seq, rows]
+            let [batch, heads, seq, rows] = scores.dims();
+            // One index for all heads, where a gather along the last axis would read one per score.
+            let scores = scores.reshape([batch * heads, seq * rows]).select(1, places.clone());
+            scores.reshape([batch, heads, seq, seq])
         };
         let pos_key_proj = self.pos_key_proj.as_ref().unwrap_or(&self.key_proj);
         let pos_query_proj = self.pos_query_proj.as_ref().unwrap_or(&self.query_proj);
-        let c2p = self.c2p.then(|| scores(q, pos_key_proj, &relative.keys));
-        let p2c = self.p2c.then(|| scores(k, pos_query_proj, &relative.queries).swap_dims(2, 3));
+        let c2p = self.c2p.then(|| scores(q, pos_key_proj, &relative.of_queries));
+        let p2c = self.p2c.then(|| scores(k, pos_query_proj, &relative.of_keys));
         c2p.into_iter().chain(p2c).reduce(|a, b| a + b)
     }
-}
-
-/// Scores by the place of the other token from scores by how far right it is.
-///
-/// Token `j` is in column `seq − 1 + j − i` of row `i`: in a flat row-major buffer, rows that are one shorter. So this
-/// is a view, where a gather would read an index for every score.
-///
-/// # Shapes
-/// - x: `[batch, heads, seq, 2 · seq]`, for `1 − seq ..= seq` places; the last column only makes the rows long enough
-/// - output: `[batch, heads, seq, seq]`
-fn by_place(x: Tensor<4>) -> Tensor<4> {
-    let [batch, heads, seq, width] = x.dims();
-    let flat = x.reshape([batch, heads, seq * width]).narrow(2, seq - 1, seq * (width - 1));
-    flat.reshape([batch, heads, seq, width - 1]).narrow(3, 0, seq)
 }
 
 /// What near tokens say, beside the first layer: `norm(x + act(conv(embeddings)))`.
