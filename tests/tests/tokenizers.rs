@@ -86,9 +86,6 @@ struct Long {
 }
 
 fn data() -> PathBuf {
-    if let Ok(d) = std::env::var("TX_TMP_GOLDENS") {
-        return d.into();
-    } // TEMPORARY
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tokenizers")
 }
 
@@ -412,16 +409,4 @@ fn broken_files_are_errors_or_harmless() {
         }
     }
     assert!(loaded > 100 && refused > 100, "{loaded} loaded, {refused} refused");
-}
-#[test]
-fn tmp_big() {
-    // TEMPORARY
-    if std::env::var("TX_TMP_BIG").is_err() {
-        return;
-    }
-    for n in ["uni", "bpe", "spm"] {
-        let start = Instant::now();
-        let t = Tokenizer::from_folder(&Path::new("/tmp/big").join(n)).unwrap();
-        eprintln!("TIME {n} {} {:?}", t.vocab_size(), start.elapsed());
-    }
 }

@@ -103,6 +103,11 @@ impl Tokenizer {
         guard::guarded(&path, "loading", || load::load(files, &class))
     }
 
+    /// The file that the vocabulary is from, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The text of ids. Special tokens are left out with `skip_special_tokens`.
     ///
     /// # Errors
