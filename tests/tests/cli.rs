@@ -83,7 +83,11 @@ fn devices_that_are_not_there_are_named_with_those_that_are() {
 fn failures_are_one_line_without_control_characters() {
     let model = Model::of_case("model");
     model.set_config("model_type", json!("be\u{1b}[31m\nrt\u{202e}"));
-    assert!(fails(&model.forward()).starts_with(r"error: unknown architecture `be\u{1b}[31m\nrt\u{202e}`"));
+    let message = fails(&model.forward());
+    assert!(
+        message.contains(r"config.json: `model_type`: unknown architecture `be\u{1b}[31m\nrt\u{202e}`"),
+        "{message}"
+    );
     model.set_config("model_type", json!("é".repeat(100_000)));
     let message = fails(&model.forward());
     assert!(message.len() > MAX_ERROR_BYTES - 8 && message.ends_with("…\n"), "{} bytes", message.len());

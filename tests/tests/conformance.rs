@@ -17,7 +17,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Each case runs burn's own threads.
     arguments.test_threads = arguments.test_threads.or(Some(1));
-    libtest_mimic::run(&arguments, trials().unwrap_or_else(|e| vec![Trial::test("cases", move || Err(e.into()))])).exit();
+    libtest_mimic::run(&arguments, trials().unwrap_or_else(|e| vec![Trial::test("cases", move || Err(e.into()))]))
+        .exit();
 }
 
 fn trials() -> Result<Vec<Trial>> {
@@ -31,7 +32,8 @@ fn trials() -> Result<Vec<Trial>> {
             trials.push(Trial::test(format!("{name}/reference"), move || reference(&here).map_err(failed)));
             // They compare the CPU's ways of computing with each other.
             let on_gpu = std::env::var_os("TX_TEST_DEVICE").is_some();
-            let equivalences = Trial::test(format!("{name}/equivalences"), move || equivalences(&folder).map_err(failed));
+            let equivalences =
+                Trial::test(format!("{name}/equivalences"), move || equivalences(&folder).map_err(failed));
             trials.push(equivalences.with_ignored_flag(on_gpu));
         }
     }
@@ -51,7 +53,8 @@ fn registry() -> Result<()> {
             ensure!(a < b, "the table of {} is not sorted: `{a}` before `{b}`", pair[0].task());
         }
     }
-    let known: BTreeSet<_> = classes.iter().map(|class| (class.model_type().to_owned(), class.class().to_owned())).collect();
+    let known: BTreeSet<_> =
+        classes.iter().map(|class| (class.model_type().to_owned(), class.class().to_owned())).collect();
     let (mut recorded, mut described) = (BTreeSet::new(), BTreeSet::new());
     for model in folders(&models())? {
         let text = std::fs::read_to_string(model.join("model.toml")).with_context(|| model.display().to_string())?;
@@ -127,7 +130,12 @@ fn reference(folder: &Path) -> Result<()> {
     let subject = Subject::new(folder)?;
     let outputs = subject.run(&subject.case.inputs, true)?;
     let names = |outputs: &BTreeMap<String, Array>| outputs.keys().cloned().collect::<Vec<_>>();
-    ensure!(names(&outputs) == names(&subject.case.outputs), "outputs {:?}, expected {:?}", names(&outputs), names(&subject.case.outputs));
+    ensure!(
+        names(&outputs) == names(&subject.case.outputs),
+        "outputs {:?}, expected {:?}",
+        names(&outputs),
+        names(&subject.case.outputs)
+    );
     let mut order: Vec<&String> = outputs.keys().collect();
     order.sort_by_key(|name| match name.split_once('.') {
         Some((kind, layer)) => (0, layer.parse::<usize>().unwrap_or(0), kind == "hidden_states"),
@@ -249,7 +257,8 @@ fn saved(subject: &Subject, outputs: &BTreeMap<String, Array>) -> Result<()> {
     subject.model.save_pretrained(folder.path(), u64::MAX)?;
     let saved = Checkpoint::from_folder(folder.path())?;
     for (name, tensor) in saved.tensors() {
-        let original = subject.checkpoint.tensors().get(name).with_context(|| format!("`{name}` is not a name of the file"))?;
+        let original =
+            subject.checkpoint.tensors().get(name).with_context(|| format!("`{name}` is not a name of the file"))?;
         ensure!(original.shape == tensor.shape, "`{name}`: {:?}, expected {:?}", tensor.shape, original.shape);
         ensure!(original.dtype != tensor.dtype || original.bytes == tensor.bytes, "`{name}`: the bytes differ");
     }

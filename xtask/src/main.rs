@@ -1,4 +1,5 @@
 //! `cargo xtask`: checks, references, conversion and generated documents of `tx`.
+#![allow(clippy::print_stdout, reason = "the results of a program")]
 
 mod ci;
 mod codegen;
@@ -8,7 +9,7 @@ mod reference;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -49,8 +50,18 @@ enum Task {
     Convert(conversion::ConvertArgs),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match perform(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
         Task::Ci => ci::ci(),
         Task::Tidy => tidy::tidy(),
         Task::Codegen { check } => codegen::codegen(check),

@@ -53,8 +53,11 @@ pub struct KeysArgs {
 
 /// Names level by level; runs of numbered layers with the same tensors are shown once.
 pub fn keys(args: &KeysArgs) -> Result<()> {
-    let checkpoint =
-        if args.source.is_dir() { Checkpoint::from_folder(&args.source)? } else { Checkpoint::from_file(&args.source)? };
+    let checkpoint = if args.source.is_dir() {
+        Checkpoint::from_folder(&args.source)?
+    } else {
+        Checkpoint::from_file(&args.source)?
+    };
     let mut tree = Tree::default();
     for (name, tensor) in checkpoint.tensors() {
         let leaf = name.split('.').fold(&mut tree, |node, segment| node.0.entry(segment.to_owned()).or_default());
@@ -112,9 +115,7 @@ pub fn new_model(args: &NewModelArgs) -> Result<()> {
     let text = fs::read_to_string(&source)?;
     let class = text.split("pub struct ").nth(1).and_then(|t| t.split("Config").next());
     let old_prefix = class.context("no `pub struct …Config` in the file to start from")?;
-    let camel = |name: &str| {
-        name.split(['-', '_']).map(|w| w[..1].to_uppercase() + &w[1..]).collect::<String>()
-    };
+    let camel = |name: &str| name.split(['-', '_']).map(|w| w[..1].to_uppercase() + &w[1..]).collect::<String>();
     let new_prefix = args.prefix.clone().unwrap_or_else(|| camel(&args.model_type));
     fs::write(&target, text.replace(old_prefix, &new_prefix))?;
 

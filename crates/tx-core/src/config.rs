@@ -79,7 +79,7 @@ impl Config {
         self.keys.get(key).filter(|v| !v.is_null())
     }
 
-    /// Sets a key; it is written back by [`Config::save`].
+    /// Sets a key; it is part of [`Config::to_json`].
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.keys.insert(key.to_owned(), value.into());
     }
@@ -94,7 +94,7 @@ impl Config {
             Some(other) => {
                 Err(Error::config(&self.path, "model_type", format_args!("expected a string, found {}", kind(other))))
             }
-            None => Err(Error::config(&self.path, "model_type", "missing; it names the architecture, `bert` for example")),
+            None => Err(Error::config(&self.path, "model_type", "missing; it names the architecture")),
         }
     }
 
@@ -115,7 +115,8 @@ impl Config {
         let Some(value) = self.get("id2label") else {
             let Some(n) = self.get("num_labels") else { return Ok(fallback(2)) };
             let n = n.as_u64().filter(|n| (1..=1_000_000).contains(n));
-            let n = n.ok_or_else(|| Error::config(&self.path, "num_labels", "expected an integer from 1 to 1000000"))?;
+            let n =
+                n.ok_or_else(|| Error::config(&self.path, "num_labels", "expected an integer from 1 to 1000000"))?;
             return Ok(fallback(n as usize));
         };
         let wrong = |reason: String| Error::config(&self.path, "id2label", reason);
@@ -166,12 +167,12 @@ impl Config {
             let key = e.path().to_string();
             match e.into_inner().to_string() {
                 reason if key == "." => Error::malformed(&self.path, reason),
-                reason => match reason.split_once(", expected one of ") {
+                reason => match reason.split_once(", expected ") {
                     Some((value, supported)) if value.starts_with("unknown variant") => Error::Unsupported {
                         path: self.path.clone(),
                         key,
                         value: value.trim_start_matches("unknown variant ").trim_matches('`').to_owned(),
-                        supported: supported.replace('`', ""),
+                        supported: supported.trim_start_matches("one of ").replace('`', ""),
                     },
                     _ => Error::config(&self.path, key, reason),
                 },
@@ -393,7 +394,10 @@ mod tests {
     #[test]
     fn errors_name_the_key_and_what_was_found() {
         let message = |json| config(json).parse::<Sizes>().unwrap_err().to_string();
-        assert_eq!(message(r#"{"hidden_size": 0}"#), "config.json: `hidden_size`: 0 is out of range, expected 1 to 2147483648");
+        assert_eq!(
+            message(r#"{"hidden_size": 0}"#),
+            "config.json: `hidden_size`: 0 is out of range, expected 1 to 2147483648"
+        );
         let negative = message(r#"{"hidden_size": -3}"#);
         assert!(negative.contains("`hidden_size`") && negative.contains("-3"), "{negative}");
         let nan = message(r#"{"layer_norm_eps": "NaN"}"#);
@@ -411,6 +415,9 @@ mod tests {
 
     #[test]
     fn bare_infinity_is_quoted_only_outside_strings() {
-        assert_eq!(quote_non_finite(r#"{"a": -Infinity, "b": [NaN, "NaN \" Infinity"]}"#), r#"{"a": "-Infinity", "b": ["NaN", "NaN \" Infinity"]}"#);
+        assert_eq!(
+            quote_non_finite(r#"{"a": -Infinity, "b": [NaN, "NaN \" Infinity"]}"#),
+            r#"{"a": "-Infinity", "b": ["NaN", "NaN \" Infinity"]}"#
+        );
     }
 }

@@ -290,7 +290,10 @@ mod tests {
             mismatched: vec![Mismatch { name: "w".into(), found: "f32 [2]".into(), expected: "[3]".into() }],
         };
         let text = report.to_string();
-        assert!(text.starts_with("30 missing: `layer.0`") && text.contains("`layer.19`, …; 1 unexpected: `x`"), "{text}");
+        assert!(
+            text.starts_with("30 missing: `layer.0`") && text.contains("`layer.19`, …; 1 unexpected: `x`"),
+            "{text}"
+        );
         assert!(text.ends_with("1 mismatched: `w` is f32 [2], expected [3]") && !text.contains('\n'), "{text}");
     }
 }

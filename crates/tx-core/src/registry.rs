@@ -12,12 +12,12 @@ use crate::config::{Config, ModelConfig};
 use crate::device::Dtype;
 use crate::error::{Error, Result};
 use crate::task::{
-    MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel, QuestionAnswerer, Record,
-    SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
+    MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
+    Record, SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
 };
-use crate::weights::{Checkpoint, StoredTensor};
 use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters};
 use crate::weights::save;
+use crate::weights::{Checkpoint, StoredTensor};
 
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
@@ -198,7 +198,12 @@ pub trait Class: Sync {
     ///
     /// # Errors
     /// As [`load`].
-    fn load_named(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<dyn NamedModel>>;
+    fn load_named(
+        &self,
+        config: Config,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<Auto<dyn NamedModel>>;
 }
 
 impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entry<T> {
@@ -222,7 +227,12 @@ impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entr
         (self.parameters)(config)
     }
 
-    fn load_named(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<dyn NamedModel>> {
+    fn load_named(
+        &self,
+        config: Config,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<Auto<dyn NamedModel>> {
         let Auto { class, model, config, limits, report, device } = self.load(config, checkpoint, options)?;
         Ok(Auto { class, model: Box::new(Named(model)), config, limits, report, device })
     }

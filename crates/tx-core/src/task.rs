@@ -357,9 +357,16 @@ impl NamedForward for dyn MultipleChoice {
         let mut rows = NamedTensors::new();
         for (name, data) in inputs {
             if data.shape().as_slice() != [batch, choices, seq] {
-                return Err(Error::input(name, format_args!("{:?}", data.shape()), format_args!("[{batch}, {choices}, {seq}]")));
+                return Err(Error::input(
+                    name,
+                    format_args!("{:?}", data.shape()),
+                    format_args!("[{batch}, {choices}, {seq}]"),
+                ));
             }
-            rows.insert(name.clone(), TensorData::from_bytes(data.clone().into_bytes(), [batch * choices, seq], data.dtype()));
+            rows.insert(
+                name.clone(),
+                TensorData::from_bytes(data.clone().into_bytes(), [batch * choices, seq], data.dtype()),
+            );
         }
         let inputs = TextInputs::new(&text_arguments(&rows)?, limits, device)?;
         let logits = self.forward(&inputs, &mut record);
@@ -380,7 +387,10 @@ fn text_arguments(inputs: &NamedTensors) -> Result<TextArguments> {
         let [batch, seq] = data.shape().as_slice()[..] else {
             return Err(Error::input(name, format_args!("{} axes", data.shape().num_dims()), "[batch, seq]"));
         };
-        if !matches!(data.dtype(), DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U32 | DType::U16 | DType::U8) {
+        if !matches!(
+            data.dtype(),
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U32 | DType::U16 | DType::U8
+        ) {
             let found = crate::weights::dtype_name(data.dtype());
             return Err(Error::input(name, format_args!("a tensor of {found}"), "a tensor of i64"));
         }

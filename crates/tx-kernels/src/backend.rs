@@ -84,7 +84,11 @@ mod flex {
 
     impl Kernels for Flex {
         fn tx_gelu(x: FlexTensor) -> FlexTensor {
-            if x.dtype() == DType::F32 { rows_in_place(x, CHUNK, rows::gelu) } else { <Self as ActivationOps<Self>>::gelu(x) }
+            if x.dtype() == DType::F32 {
+                rows_in_place(x, CHUNK, rows::gelu)
+            } else {
+                <Self as ActivationOps<Self>>::gelu(x)
+            }
         }
 
         fn tx_gelu_tanh(x: FlexTensor) -> FlexTensor {

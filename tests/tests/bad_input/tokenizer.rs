@@ -240,7 +240,7 @@ fn vocabularies() -> Vec<Row> {
         Row::new("class that needs tokenizer.json", RUN, &[SETTINGS, "`tokenizer_class`", "`WhisperTokenizer`"], |f| {
             only(f, "WhisperTokenizer");
         }),
-        Row::new("ids beyond the model's vocabulary", RUN, &[FILE, "798", "100"], |f| {
+        Row::new("ids beyond the model's vocabulary", RUN, &[FILE, "798", "at most 99", "vocab_size"], |f| {
             f.set("config.json", "vocab_size", "100");
             f.weights(|tensors| {
                 drop(tensors.insert("bert.embeddings.word_embeddings.weight".into(), floats([100, 32])))

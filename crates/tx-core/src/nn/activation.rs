@@ -57,6 +57,7 @@ pub enum Activation {
 
 impl Activation {
     /// Element by element.
+    #[expect(clippy::approx_constant, reason = "Laplace's constants are rounded in HF, and so they are here")]
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Gelu => gelu(x),
@@ -78,7 +79,7 @@ impl Activation {
             Self::Softplus => activation::softplus(x, 1.0),
             Self::SqrtSoftplus => activation::softplus(x, 1.0).sqrt(),
             Self::Tanh => activation::tanh(x),
-            // μ = √½, σ = √(1/4π), as HF has them.
+            // μ = √½ and σ = √(1/4π), rounded.
             Self::Laplace => ((x - 0.707_107) / (0.282_095 * std::f64::consts::SQRT_2)).erf() * 0.5 + 0.5,
             Self::Linear => x,
         }

@@ -293,7 +293,7 @@ impl Tokenizer {
     fn truncate(
         &self,
         first: &mut tokenizers::Encoding,
-        mut second: Option<&mut tokenizers::Encoding>,
+        second: Option<&mut tokenizers::Encoding>,
         options: &EncodeOptions,
     ) -> Result<()> {
         if options.truncation == Truncation::DoNotTruncate {
@@ -335,7 +335,7 @@ impl Tokenizer {
             _ => longest_first(n1, n2, room),
         };
         let mut windows = 1;
-        let targets = [Some((&mut *first, keep1)), second.as_deref_mut().map(|second| (second, keep2))];
+        let targets = [Some((&mut *first, keep1)), second.map(|second| (second, keep2))];
         for (encoding, keep) in targets.into_iter().flatten().filter(|(encoding, keep)| *keep < encoding.len()) {
             let stride = if options.return_overflowing { options.stride } else { 0 };
             if keep > 0 && stride >= keep {

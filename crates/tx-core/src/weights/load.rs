@@ -137,7 +137,9 @@ pub fn load<M: Pretrained>(
 
     let mut found: HashMap<&str, &str> = HashMap::new();
     for path in &paths {
-        if let Some((name, _)) = files.accepted(path).iter().find_map(|n| checkpoint.tensors().get_key_value(n.as_str())) {
+        if let Some((name, _)) =
+            files.accepted(path).iter().find_map(|n| checkpoint.tensors().get_key_value(n.as_str()))
+        {
             found.insert(path, name);
         }
     }
@@ -166,7 +168,8 @@ pub fn load<M: Pretrained>(
         let harmless = bare.split('.').any(|segment| OLD_BUFFERS.contains(&segment))
             || M::IGNORED.iter().any(|ignored| starts_with_segment(&bare, ignored));
         // Outside of the base model: for a base class everything without the prefix, if the file has it at all.
-        let other_head = if head { !name.starts_with(&prefix) && !exact } else { files.file_has_prefix && bare == **name };
+        let other_head =
+            if head { !name.starts_with(&prefix) && !exact } else { files.file_has_prefix && bare == **name };
         if other_head {
             unused.push((*name).to_owned());
         } else if !harmless {
@@ -243,7 +246,8 @@ impl FileNames<'_> {
             names.push(self.with_file_prefix(path, name));
         }
         for (new, old) in OLD_NORMS {
-            let old_names: Vec<_> = names.iter().filter_map(|name| Some(format!("{}{old}", name.strip_suffix(new)?))).collect();
+            let old_names: Vec<_> =
+                names.iter().filter_map(|name| Some(format!("{}{old}", name.strip_suffix(new)?))).collect();
             names.extend(old_names);
         }
         let mut seen = BTreeSet::new();
@@ -318,7 +322,11 @@ impl<'a> Filler<'a> {
         let kind_fits = float == matches!(tensor.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
         if tensor.shape != shape || !kind_fits {
             let found = format!("{} {:?}", dtype_name(tensor.dtype), tensor.shape);
-            let expected = if kind_fits { format!("{shape:?}") } else { format!("a {} tensor", if float { "float" } else { "integer" }) };
+            let expected = if kind_fits {
+                format!("{shape:?}")
+            } else {
+                format!("a {} tensor", if float { "float" } else { "integer" })
+            };
             self.report.mismatched.push(Mismatch { name: name.to_owned(), found, expected });
             return None;
         }
@@ -364,7 +372,8 @@ impl ModuleMapper for Filler<'_> {
 
 impl<M: Pretrained> PretrainedModel for M {
     fn tensors(&self) -> Vec<(String, StoredTensor)> {
-        let mut visitor = Collector { renames: M::RENAMES, path: Vec::new(), seen: HashSet::new(), tensors: Vec::new() };
+        let mut visitor =
+            Collector { renames: M::RENAMES, path: Vec::new(), seen: HashSet::new(), tensors: Vec::new() };
         self.visit(&mut visitor);
         visitor.tensors
     }

@@ -164,7 +164,10 @@ fn read_shards(index: &Path) -> Result<BTreeMap<String, StoredTensor>> {
     for (file, names) in by_shard {
         let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
         if !inside || file.ends_with(".json") {
-            return Err(Error::malformed(index, format_args!("`{file}` is not the name of a weight file in this folder")));
+            return Err(Error::malformed(
+                index,
+                format_args!("`{file}` is not the name of a weight file in this folder"),
+            ));
         }
         let path = folder.join(file);
         if !path.is_file() {
@@ -176,9 +179,9 @@ fn read_shards(index: &Path) -> Result<BTreeMap<String, StoredTensor>> {
         }
         let mut shard = read_file(&path)?;
         for name in names {
-            let tensor = shard
-                .remove(name)
-                .ok_or_else(|| Error::tensor(&path, name, format_args!("not in this shard, but `{}` says so", index.display())))?;
+            let tensor = shard.remove(name).ok_or_else(|| {
+                Error::tensor(&path, name, format_args!("not in this shard, but `{}` says so", index.display()))
+            })?;
             tensors.insert(name.to_owned(), tensor);
         }
         // What the index does not name is still in the checkpoint: loading reports it by name.

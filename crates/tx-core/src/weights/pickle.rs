@@ -2,7 +2,7 @@
 //!
 //! Two layouts: the zip archive of torch ≥ 1.6 (`data.pkl`, `data/0`, …) and the plain file of the versions before it
 //! (magic number, protocol, system, object, keys, storages, one after the other). Nothing in the file is executed: see
-//! [`machine`]. Contiguous tensors of stored archives are views of the map, and loading reads no byte of them; so the
+//! `machine`. Contiguous tensors of stored archives are views of the map, and loading reads no byte of them; so the
 //! sums of such entries are not checked, only those of `data.pkl` and of compressed entries.
 
 mod archive;

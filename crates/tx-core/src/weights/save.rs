@@ -1,7 +1,7 @@
 //! Writing checkpoints: files that Python reads, written aside and renamed, so that what was there survives a failure.
 //!
-//! A save has two steps. [`stage`] writes every file under a temporary name in the same folder and waits until the disk
-//! has it; [`Staged::commit`] renames. Before the commit nothing that was there has changed; at every moment of the
+//! A save has two steps. `stage` writes every file under a temporary name in the same folder and waits until the disk
+//! has it; `Staged::commit` renames. Before the commit nothing that was there has changed; at every moment of the
 //! commit the folder loads as what it was or as what it becomes. Files of an earlier save go last.
 
 mod archive;

@@ -4,19 +4,21 @@
 //! Reference: transformers 5.23.0, `models/bert/modeling_bert.py`.
 //! Sentence encoders such as MiniLM, E5, BGE and GTE are checkpoints of this architecture.
 
+mod encoder;
+
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, split_heads,
-};
+use tx_core::nn::{Activation, Embedding, LayerNorm, Linear};
 use tx_core::task::{
-    BaseModelOutput, MaskedLm, MultipleChoice, NextSentencePredictor, QuestionAnswerer, QuestionAnsweringOutput, Record,
-    SequenceClassifier, TextInputs, TextLimits, TextModel, TokenClassifier,
+    BaseModelOutput, MaskedLm, MultipleChoice, NextSentencePredictor, QuestionAnswerer, QuestionAnsweringOutput,
+    Record, SequenceClassifier, TextInputs, TextLimits, TextModel, TokenClassifier,
 };
 use tx_core::weights::load::{Parts, Pretrained, Rename};
+
+pub(super) use encoder::{Encoder, Intermediate, Output};
 
 /// The keys of `config.json` that decide the graph.
 #[derive(Debug, Clone, Deserialize)]
@@ -324,128 +326,6 @@ impl Embeddings {
         let types = self.token_type_embeddings.forward(inputs.token_type_ids_or_zeros());
         let positions = self.position_embeddings.forward(position_ids);
         self.layer_norm.forward(words + types + positions)
-    }
-}
-
-/// A stack of post-norm layers.
-#[derive(Module, Debug)]
-pub(super) struct Encoder {
-    layer: Vec<Layer>,
-}
-
-impl Encoder {
-    pub(super) fn new(config: &BertConfig, device: &Device) -> Self {
-        Self { layer: (0..config.num_hidden_layers).map(|_| Layer::new(config, device)).collect() }
-    }
-
-    pub(super) fn forward(&self, mut x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        record.hidden_state(&x);
-        for layer in &self.layer {
-            x = layer.forward(x, mask, record);
-            record.hidden_state(&x);
-        }
-        x
-    }
-}
-
-#[derive(Module, Debug)]
-struct Layer {
-    attention: Attention,
-    intermediate: Intermediate,
-    output: Output,
-}
-
-impl Layer {
-    fn new(config: &BertConfig, device: &Device) -> Self {
-        Self {
-            attention: Attention::new(config, device),
-            intermediate: Intermediate::new(config, device),
-            output: Output::new(config.intermediate_size, config, device),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        let x = self.attention.forward(x, mask, record);
-        self.output.forward(self.intermediate.forward(x.clone()), x)
-    }
-}
-
-#[derive(Module, Debug)]
-struct Attention {
-    self_: SelfAttention,
-    output: Output,
-}
-
-impl Attention {
-    fn new(config: &BertConfig, device: &Device) -> Self {
-        Self {
-            self_: SelfAttention::new(config, device),
-            output: Output::new(config.hidden_size, config, device),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        self.output.forward(self.self_.forward(x.clone(), mask, record), x)
-    }
-}
-
-#[derive(Module, Debug)]
-struct SelfAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    #[module(skip)]
-    heads: usize,
-}
-
-impl SelfAttention {
-    fn new(config: &BertConfig, device: &Device) -> Self {
-        let linear = || Linear::new(config.hidden_size, config.hidden_size, true, device);
-        Self { query: linear(), key: linear(), value: linear(), heads: config.num_attention_heads }
-    }
-
-    fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let (q, k, v) = (heads(&self.query), heads(&self.key), heads(&self.value));
-        merge_heads(attention(q, k, v, AttentionOptions::new(mask), record))
-    }
-}
-
-/// `act(dense(x))`.
-#[derive(Module, Debug)]
-pub(super) struct Intermediate {
-    dense: Linear,
-    #[module(skip)]
-    act: Activation,
-}
-
-impl Intermediate {
-    pub(super) fn new(config: &BertConfig, device: &Device) -> Self {
-        Self { dense: Linear::new(config.hidden_size, config.intermediate_size, true, device), act: config.hidden_act }
-    }
-
-    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.act.forward(self.dense.forward(x))
-    }
-}
-
-/// A projection back to the residual stream, and the norm after the sum.
-#[derive(Module, Debug)]
-pub(super) struct Output {
-    dense: Linear,
-    layer_norm: LayerNorm,
-}
-
-impl Output {
-    pub(super) fn new(input: usize, config: &BertConfig, device: &Device) -> Self {
-        Self {
-            dense: Linear::new(input, config.hidden_size, true, device),
-            layer_norm: LayerNorm::new(config.hidden_size, config.layer_norm_eps, device),
-        }
-    }
-
-    pub(super) fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        self.layer_norm.forward(self.dense.forward(x) + residual)
     }
 }
 

@@ -51,13 +51,19 @@ pub static SEQUENCE_CLASSIFICATION: &[Entry<dyn SequenceClassifier>] = &[
     sequence_classifier::<albert::AlbertForSequenceClassification>("albert", "AlbertForSequenceClassification"),
     sequence_classifier::<bert::BertForSequenceClassification>("bert", "BertForSequenceClassification"),
     sequence_classifier::<roberta::RobertaForSequenceClassification>("camembert", "CamembertForSequenceClassification"),
-    sequence_classifier::<deberta_v2::DebertaV2ForSequenceClassification>("deberta-v2", "DebertaV2ForSequenceClassification"),
+    sequence_classifier::<deberta_v2::DebertaV2ForSequenceClassification>(
+        "deberta-v2",
+        "DebertaV2ForSequenceClassification",
+    ),
     sequence_classifier::<distilbert::DistilBertForSequenceClassification>(
         "distilbert",
         "DistilBertForSequenceClassification",
     ),
     sequence_classifier::<electra::ElectraForSequenceClassification>("electra", "ElectraForSequenceClassification"),
-    sequence_classifier::<modernbert::ModernBertForSequenceClassification>("modernbert", "ModernBertForSequenceClassification"),
+    sequence_classifier::<modernbert::ModernBertForSequenceClassification>(
+        "modernbert",
+        "ModernBertForSequenceClassification",
+    ),
     sequence_classifier::<mpnet::MpnetForSequenceClassification>("mpnet", "MPNetForSequenceClassification"),
     sequence_classifier::<roberta::RobertaForSequenceClassification>("roberta", "RobertaForSequenceClassification"),
     sequence_classifier::<roberta::RobertaForSequenceClassification>(

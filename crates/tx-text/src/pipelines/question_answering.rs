@@ -179,7 +179,7 @@ fn word_span(encoding: &Encoding, token: usize, sequence: usize) -> Option<(usiz
         .filter(|&i| encoding.sequence_ids[i] == Some(sequence) && encoding.word_ids[i] == Some(word))
         .map(|i| encoding.offsets[i]);
     let first = tokens.next()?;
-    Some((first.0, tokens.last().unwrap_or(first).1))
+    Some((first.0, tokens.next_back().unwrap_or(first).1))
 }
 
 /// The best spans from `start` to `end`, with the products of their probabilities, best first.

@@ -40,7 +40,8 @@ impl<T: ?Sized + Task> TokenizedModel<T> {
         let model = from_folder(table, &models::classes(), folder, options)?;
         let (last, rows) = (tokenizer.max_id(), model.limits.vocab_size);
         if last as usize >= rows {
-            let reason = format_args!("it gives ids up to {last}, expected at most {}: `vocab_size` of the model", rows - 1);
+            let reason =
+                format_args!("it gives ids up to {last}, expected at most {}: `vocab_size` of the model", rows - 1);
             return Err(Error::tokenizer(tokenizer.path(), reason));
         }
         Ok(Self { model, tokenizer })

@@ -34,16 +34,17 @@ impl Joining {
 
     /// The text of tokens.
     pub fn join<'a>(self, tokens: impl IntoIterator<Item = &'a str>) -> String {
-        let tokens = tokens.into_iter().enumerate();
+        let tokens = tokens.into_iter();
+        if matches!(self, Self::ByteLevel) {
+            let bytes: Vec<u8> = tokens.flat_map(bytes).collect();
+            return String::from_utf8_lossy(&bytes).into_owned();
+        }
+        let tokens = tokens.enumerate();
         match self {
             Self::WordPiece => tokens.map(|(i, token)| clean_up(&word_piece(i, token))).collect(),
-            Self::ByteLevel => {
-                let bytes: Vec<u8> = tokens.flat_map(|(_, token)| bytes(token)).collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
             // The first token loses its spaces.
             Self::Metaspace => tokens.map(|(i, token)| token.replace('▁', if i == 0 { "" } else { " " })).collect(),
-            Self::Spaces => {
+            Self::Spaces | Self::ByteLevel => {
                 tokens.map(|(i, token)| if i == 0 { token.to_owned() } else { format!(" {token}") }).collect()
             }
         }

@@ -131,7 +131,14 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs, common: &Common) -> Result<()> {
     let task: TextTask = args.task.parse()?;
     args.check_options(task)?;
-    let command = Command { args, common, task };
+    let Some(model) = &args.model else {
+        let TaskEntry { name, example, .. } = task.entry();
+        let expected = format_args!(
+            "a folder or a name on the Hub, such as `--model {example}` (`tx download {example}` gets it)"
+        );
+        return Err(Error::input("--model", format_args!("none for {name}"), expected));
+    };
+    let command = Command { args, common, model };
     match task {
         TextTask::FeatureExtraction => command.feature_extraction(),
         TextTask::FillMask => command.fill_mask(),
@@ -237,25 +244,13 @@ fn object<T: DeserializeOwned>(input: &str, keys: &str) -> Result<T> {
 struct Command<'a> {
     args: &'a RunArgs,
     common: &'a Common,
-    task: TextTask,
+    model: &'a str,
 }
 
 impl Command<'_> {
-    /// The folder of the model.
-    fn folder(&self) -> Result<PathBuf> {
-        let Some(model) = &self.args.model else {
-            let example = self.task.entry().example;
-            let expected = format_args!(
-                "a folder or a name on the Hub, such as `--model {example}` (`tx download {example}` gets it)"
-            );
-            return Err(Error::input("--model", format_args!("none for {}", self.task.entry().name), expected));
-        };
-        self.common.folder(model)
-    }
-
     /// The model and its tokenizer.
     fn load<T: ?Sized + Task>(&self, table: &[Entry<T>]) -> Result<TokenizedModel<T>> {
-        TokenizedModel::from_folder(table, &self.folder()?, &self.common.load_options()?)
+        TokenizedModel::from_folder(table, &self.common.folder(self.model)?, &self.common.load_options()?)
     }
 
     /// Runs the pipeline and prints HF's JSON, or what `show` makes of the results.
@@ -497,7 +492,7 @@ impl Command<'_> {
             prompt_name: self.args.prompt_name.clone(),
             ..SentenceEmbeddingOptions::default()
         };
-        let folder = self.folder()?;
+        let folder = self.common.folder(self.model)?;
         let embedding = SentenceEmbeddingPipeline::from_folder(&folder, &self.common.load_options()?, options)?;
         let shown = inputs.clone();
         self.answer(&SentenceSimilarityPipeline::new(embedding), inputs, list, |outputs| {
