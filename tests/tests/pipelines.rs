@@ -128,6 +128,18 @@ fn results_do_not_depend_on_how_inputs_come() {
     }
 }
 
+#[test]
+fn differences_are_found() {
+    let found = serde_json::json!({"score": 0.5, "tokens": [1, "a"]});
+    let differs = |expected: Value| difference(&found, &expected, "").is_some();
+    assert!(!differs(serde_json::json!({"score": 0.500_001, "tokens": [1, "a"]})));
+    assert!(differs(serde_json::json!({"score": 0.5001, "tokens": [1, "a"]})));
+    assert!(differs(serde_json::json!({"score": 0.5, "tokens": [2, "a"]})));
+    assert!(differs(serde_json::json!({"score": 0.5, "tokens": [1, "b"]})));
+    assert!(differs(serde_json::json!({"score": 0.5, "tokens": [1]})));
+    assert!(differs(serde_json::json!({"tokens": [1, "a"], "score": 0.5})), "the order of the keys");
+}
+
 /// A model that is only as large as its recipe until a test needs it.
 struct Model {
     folder: TempDir,

@@ -187,7 +187,7 @@ impl RunArgs {
                 Err(Error::input(
                     *name,
                     format_args!("given for `{}`", task.entry().name),
-                    format_args!("{tasks} with it"),
+                    format_args!("it with {tasks} only"),
                 ))
             }
             None => Ok(()),
@@ -550,7 +550,7 @@ mod tests {
         assert!(check(&["ner", "x", "--stride", "4", "--aggregation-strategy", "max"]).is_ok());
         assert!(check(&["fill-mask", "x", "--top-k", "3", "--targets", "a,b"]).is_ok());
         let message = check(&["fill-mask", "x", "--stride", "4"]).unwrap_err().to_string();
-        assert_eq!(message, "--stride: given for `fill-mask`, expected token-classification with it");
+        assert_eq!(message, "--stride: given for `fill-mask`, expected it with token-classification only");
     }
 
     #[test]
