@@ -144,13 +144,24 @@ pub fn load<M: Pretrained>(
         }
     }
     let tied = tie::<M>(config, checkpoint, &mut found);
+    let weights = dtype.to_burn();
+    for name in found.values() {
+        let dtype = loaded_dtype(&checkpoint.tensors()[*name], weights, device);
+        if !device.supports_dtype(dtype) {
+            return Err(Error::Device {
+                device: format!("{device:?}"),
+                reason: format!("it cannot compute with the {} weights; use `--dtype f32`", dtype_name(dtype)),
+                available: crate::device::available().join(", "),
+            });
+        }
+    }
 
     let mut filler = Filler {
         checkpoint,
         found: &found,
         tied: &tied,
         ids: HashMap::new(),
-        weights: dtype.to_burn(),
+        weights,
         device,
         path: Vec::new(),
         report: WeightsReport::default(),
@@ -295,6 +306,13 @@ impl ModuleVisitor for Paths {
     }
 }
 
+/// The dtype that a tensor gets: matrices keep that of the file, unless another one was asked for; everything else meets
+/// the activations element by element and has theirs.
+fn loaded_dtype(stored: &StoredTensor, weights: Option<DType>, device: &Device) -> DType {
+    let compute = device.settings().float_dtype.into();
+    if stored.shape.len() == 2 && stored.dtype != DType::F64 { weights.unwrap_or(stored.dtype) } else { compute }
+}
+
 /// Replaces each parameter by the tensor that was found for it.
 struct Filler<'a> {
     checkpoint: &'a Checkpoint,
@@ -349,12 +367,10 @@ impl ModuleMapper for Filler<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join(".");
         let Some((stored, id)) = self.find(&path, param.lazy_shape().as_slice(), true) else { return param };
-        let tensor = Tensor::<D>::from_data(stored.to_data(), (self.device, stored.dtype));
-        let compute: DType = self.device.settings().float_dtype.into();
-        // Matrices keep the dtype of the file; everything else meets the activations element by element.
-        let dtype = if D == 2 && stored.dtype != DType::F64 { self.weights.unwrap_or(stored.dtype) } else { compute };
-        let tensor = if dtype == stored.dtype { tensor } else { tensor.cast(dtype) };
-        Param::initialized(id, tensor)
+        let dtype = loaded_dtype(stored, self.weights, self.device);
+        let data = stored.to_data();
+        let data = if dtype == stored.dtype { data } else { data.convert_dtype(dtype) };
+        Param::initialized(id, Tensor::from_data(data, (self.device, dtype)))
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
