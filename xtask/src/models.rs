@@ -119,6 +119,16 @@ pub fn new_model(args: &NewModelArgs) -> Result<()> {
     let new_prefix = args.prefix.clone().unwrap_or_else(|| camel(&args.model_type));
     fs::write(&target, text.replace(old_prefix, &new_prefix))?;
 
+    let stages = models.join(&old);
+    if stages.is_dir() {
+        fs::create_dir_all(models.join(&new))?;
+        for entry in fs::read_dir(&stages)? {
+            let stage = entry?.path();
+            let copy = models.join(&new).join(stage.file_name().unwrap_or_default());
+            fs::write(copy, fs::read_to_string(&stage)?.replace(old_prefix, &new_prefix))?;
+        }
+    }
+
     let table = models.join("mod.rs");
     let mut lines = Vec::new();
     for line in fs::read_to_string(&table)?.lines() {

@@ -52,8 +52,7 @@ const TOKENIZER_FILES: [&str; 13] = [
 ];
 
 /// The small files besides that a model or its pipeline may need.
-const OTHER_FILES: [&str; 6] = [
-    "1_Pooling/config.json",
+const OTHER_FILES: [&str; 5] = [
     "config_sentence_transformers.json",
     "generation_config.json",
     "modules.json",
@@ -151,11 +150,11 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Whether a file is needed, weights aside.
-    fn includes(self, file: &str) -> bool {
+    /// Whether a file is needed, the model's own weights aside.
+    fn includes(self, file: &str, files: &BTreeSet<String>) -> bool {
         file == CONFIG_FILE
             || self != Self::ConfigOnly && TOKENIZER_FILES.contains(&file)
-            || self == Self::Full && OTHER_FILES.contains(&file)
+            || self == Self::Full && (OTHER_FILES.contains(&file) || is_module_file(file, files))
     }
 
     /// What a snapshot lacks that can be told without the Hub's list of its files.
@@ -177,6 +176,18 @@ impl Wanted {
             },
         }
     }
+}
+
+/// Whether a file belongs to a module of sentence-transformers, such as `1_Pooling` or `2_Dense`.
+fn is_module_file(file: &str, files: &BTreeSet<String>) -> bool {
+    let Some((folder, name)) = file.split_once('/') else { return false };
+    let numbered = folder.split_once('_').is_some_and(|(n, _)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    numbered
+        && match name {
+            "config.json" | "model.safetensors" => true,
+            "pytorch_model.bin" => !files.contains(&format!("{folder}/model.safetensors")),
+            _ => false,
+        }
 }
 
 /// A model repository of the Hub at a revision.
@@ -312,7 +323,7 @@ fn download(repo: &Repo, wanted: Wanted, options: &HubOptions, tries: u32) -> Re
         let remedy = "name a repository in the format of Transformers";
         return Err(repo.error(Some(CONFIG_FILE), "not in the repository", remedy).into());
     }
-    for file in files.iter().filter(|file| wanted.includes(file)) {
+    for file in files.iter().filter(|file| wanted.includes(file, &files)) {
         cache.fetch(&client, &commit, file)?;
     }
     if wanted == Wanted::Full {
@@ -415,5 +426,20 @@ mod tests {
         assert_eq!(options(&[("HF_HOME", &home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).token, None);
         assert!(!format!("{:?}", options(&[("HF_TOKEN", "given")])).contains("given"));
         assert!(options(&[("HF_HUB_OFFLINE", "true")]).offline && !options(&[("HF_HUB_OFFLINE", "0")]).offline);
+    }
+
+    #[test]
+    fn modules_of_sentence_transformers_are_wanted() {
+        let files = ["2_Dense/model.safetensors", "2_Dense/pytorch_model.bin", "3_Dense/pytorch_model.bin"];
+        let files: BTreeSet<String> = files.map(str::to_owned).into();
+        let wanted = |file| is_module_file(file, &files);
+        assert!(
+            ["1_Pooling/config.json", "2_Dense/model.safetensors", "3_Dense/pytorch_model.bin"].map(wanted)
+                == [true; 3]
+        );
+        assert!(
+            ["2_Dense/pytorch_model.bin", "onnx/config.json", "_x/config.json", "1_Pooling/README.md"].map(wanted)
+                == [false; 4]
+        );
     }
 }
