@@ -1,4 +1,5 @@
 //! The burn extension behind the operations: default bodies for every backend, fast bodies for `Flex`.
+#![cfg_attr(feature = "ndarray", allow(deprecated, reason = "burn deprecates its ndarray backend but still has it"))]
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
