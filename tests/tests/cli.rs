@@ -10,11 +10,12 @@ use std::process::{Command, Output, Stdio};
 use burn::tensor::TensorData;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tx_core::registry::LoadOptions;
 use tx_core::task::NamedTensors;
 use tx_core::weights::save::{MAX_SHARD_SIZE, write_file};
 use tx_core::weights::synth::Recipe;
-use tx_core::weights::{Checkpoint, safetensors};
-use tx_tests::{Array, Case, REFERENCE, compare, folders, is_token, models};
+use tx_core::weights::{Checkpoint, Quantization, safetensors};
+use tx_tests::{Array, Case, EQUIVALENCE, REFERENCE, Tolerance, compare, folders, is_token, models};
 
 /// The longest line of a failure, in bytes, with its line end.
 const MAX_ERROR_BYTES: usize = 4096;
@@ -35,11 +36,13 @@ fn help_and_version_succeed() {
 
 #[test]
 fn what_cannot_be_understood_exits_with_2() {
-    let lines: [&[&str]; 7] = [
+    let lines: [&[&str]; 9] = [
         &[],
         &["modles"],
         &["models", "--jsn"],
         &["models", "--dtype", "f64"],
+        &["models", "--quantize", "int4"],
+        &["models", "--threads", "many"],
         &["embed", "text"],
         &["forward", "--model", "x"],
         &["info"],
@@ -118,6 +121,61 @@ fn forward_computes_what_python_computes() {
             compare(name, &output, expected, REFERENCE, seen).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         }
     }
+}
+
+#[test]
+fn threads_are_checked_and_change_no_result() {
+    for threads in ["0", "1000000"] {
+        let message = fails(&["models", "--threads", threads]);
+        assert!(message.starts_with(&format!("error: --threads: `{threads}`, expected a number from 1")), "{message}");
+    }
+    let with_variable =
+        |args: &[&str], value: &str| Ran::from(command(args).env("TX_NUM_THREADS", value).output().unwrap());
+    for value in ["abc", "0", "-1", "1.5"] {
+        let ran = with_variable(&["models"], value);
+        let expected = format!("error: TX_NUM_THREADS: `{value}`, expected a number from 1");
+        assert!(failure(&ran).starts_with(&expected), "{ran:?}");
+    }
+    let model = Model::of_case("masked-lm");
+    let outputs = |threads: &str, variable: &str| {
+        let ran = with_variable(&[&model.forward()[..], &["--threads", threads]].concat(), variable);
+        assert!(ran.code == Some(0) && ran.err.is_empty(), "{ran:?}");
+        Array::new(&safetensors::read(&model.file("outputs.safetensors")).unwrap()["logits"].to_data()).unwrap()
+    };
+    // The option comes before the variable.
+    let one = outputs("1", "abc");
+    compare("logits", &outputs("3", "1"), &one, EQUIVALENCE, |_| true).unwrap();
+}
+
+#[test]
+fn quantized_weights_give_nearly_the_same() {
+    const NEAR: Tolerance = Tolerance { relative: 5e-2, absolute: 0.0 };
+    let case = Case::read(&models().join("bert/masked-lm")).unwrap();
+    let model = Model::of_case("masked-lm");
+    succeeds(&[&model.forward()[..], &["--quantize", "int8"]].concat());
+    let found = safetensors::read(&model.file("outputs.safetensors")).unwrap();
+    assert!(found.contains_key("logits"));
+    let mask = case.mask().unwrap();
+    for (name, tensor) in &found {
+        let (output, expected) = (Array::new(&tensor.to_data()).unwrap(), &case.outputs[name]);
+        let compare = |tolerance| compare(name, &output, expected, tolerance, is_token(&mask, &expected.shape, false));
+        compare(NEAR).unwrap();
+        assert!(compare(REFERENCE).is_err(), "`{name}` is that of f32: nothing was quantized");
+    }
+
+    let load = |quantize| {
+        let options = LoadOptions { quantize, ..LoadOptions::default() };
+        case.load(&case.checkpoint().unwrap(), &options).unwrap()
+    };
+    let (dense, quantized) = (load(None), load(Some(Quantization::Int8)));
+    // Of two layers six each, and of the head its own and the one that is tied to the embedding.
+    assert_eq!((dense.report.quantized, quantized.report.quantized), (0, 14));
+    assert!(quantized.report.not_quantized.is_empty(), "{:?}", quantized.report.not_quantized);
+    assert_eq!(quantized.num_parameters(), dense.num_parameters());
+    let folder = tempfile::tempdir().unwrap();
+    let message = quantized.save_pretrained(folder.path(), MAX_SHARD_SIZE).unwrap_err().to_string();
+    assert_eq!(message, "model: 8-bit weights, expected a model loaded without `--quantize`");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -343,7 +401,8 @@ fn command(args: &[&str]) -> Command {
     );
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
-    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "TX_LOG"] {
+    let hub = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH"];
+    for name in hub.into_iter().chain(["TX_LOG", "TX_NUM_THREADS"]) {
         command.env_remove(name);
     }
     command.env("HF_HOME", test.with_file_name("no-such-cache")).env("HF_HUB_OFFLINE", "1");

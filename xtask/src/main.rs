@@ -1,6 +1,7 @@
 //! `cargo xtask`: checks, references, conversion and generated documents of `tx`.
 #![allow(clippy::print_stdout, reason = "the results of a program")]
 
+mod bench;
 mod ci;
 mod codegen;
 mod conversion;
@@ -48,6 +49,11 @@ enum Task {
     NewModel(models::NewModelArgs),
     /// Convert a checkpoint between safetensors, PyTorch and burn's own format.
     Convert(conversion::ConvertArgs),
+    /// Measure tx beside Python, and beside what the machine can do.
+    Bench(bench::BenchArgs),
+    /// One side of a measurement; `bench` starts it.
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerArgs),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +78,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Keys(args) => models::keys(&args),
         Task::NewModel(args) => models::new_model(&args),
         Task::Convert(args) => conversion::convert(&args),
+        Task::Bench(args) => bench::bench(&args),
+        Task::BenchWorker(args) => bench::worker(&args),
     }
 }
 

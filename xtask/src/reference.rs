@@ -71,7 +71,7 @@ fn save(case: &Path, folder: &Path) -> Result<()> {
 }
 
 /// The interpreter of a virtual environment with the pinned packages, made on first use.
-fn python() -> Result<PathBuf> {
+pub fn python() -> Result<PathBuf> {
     let venv = cache()?.join("python");
     let python = venv.join("bin/python");
     let requirements = root().join("xtask/reference/requirements.txt");

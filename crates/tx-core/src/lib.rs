@@ -13,6 +13,7 @@
 //! | [`registry`] | tables from architecture to model, and loading through them |
 //! | [`pipeline`] | what all pipelines share: inputs, batching, order, progress |
 //! | [`progress`] | bars on a terminal |
+//! | [`threads`] | how many threads compute |
 
 pub mod config;
 pub mod device;
@@ -23,6 +24,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod registry;
 pub mod task;
+pub mod threads;
 pub mod tokenizer;
 pub mod weights;
 

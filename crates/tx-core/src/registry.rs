@@ -9,24 +9,15 @@ use std::path::Path;
 use burn::tensor::Device;
 
 use crate::config::{Config, ModelConfig};
-use crate::device::Dtype;
 use crate::error::{Error, Result};
 use crate::task::{
     MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
     Record, SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
 };
+pub use crate::weights::load::LoadOptions;
 use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters};
 use crate::weights::save;
 use crate::weights::{Checkpoint, StoredTensor};
-
-/// How to load a model.
-#[derive(Debug, Clone, Default)]
-pub struct LoadOptions {
-    /// Where its tensors live.
-    pub device: Device,
-    /// The element type of its weights.
-    pub dtype: Dtype,
-}
 
 /// A loaded model with everything that belongs to it.
 #[derive(Debug)]
@@ -58,8 +49,12 @@ impl<T: ?Sized + PretrainedModel> Auto<T> {
     /// shards of at most `max_shard_size` bytes.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Input`] for a model whose weights were quantized while it was loaded: what they were is
+    /// lost.
     pub fn save_pretrained(&self, folder: &Path, max_shard_size: u64) -> Result<()> {
+        if self.report.quantized > 0 {
+            return Err(Error::input("model", "8-bit weights", "a model loaded without `--quantize`"));
+        }
         let mut config = self.config.clone();
         config.set("architectures", vec![self.class]);
         save::write_folder(folder, &self.model.tensors().into_iter().collect(), max_shard_size)?;
@@ -148,7 +143,7 @@ fn load_class<M: Pretrained>(
 ) -> Result<(Loaded<M>, TextLimits)> {
     let typed: M::Config = config.parse()?;
     let exact = config.architectures().contains(&class);
-    let loaded = load::<M>(&typed, checkpoint, class, exact, options.dtype, &options.device)?;
+    let loaded = load::<M>(&typed, checkpoint, class, exact, options)?;
     Ok((loaded, typed.limits()))
 }
 

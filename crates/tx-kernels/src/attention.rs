@@ -2,6 +2,8 @@
 
 use burn::tensor::{Bool, DType, Int, Tensor};
 
+#[cfg(feature = "flex")]
+use crate::cpu;
 use crate::softmax;
 
 /// Which keys a query may not see. The one convention of the workspace: *true is hidden*.
@@ -75,16 +77,39 @@ impl<'a> AttentionOptions<'a> {
     pub fn new(mask: &'a Mask) -> Self {
         Self { mask, scale: None, bias: None }
     }
+
+    /// The factor of the scores of heads of `head_dim` elements.
+    pub(crate) fn factor(&self, head_dim: usize) -> f64 {
+        self.scale.unwrap_or(1.0 / (head_dim as f64).sqrt())
+    }
 }
 
 /// `softmax(q·kᵀ·scale + bias) · v`. Vaswani et al., 2017 (arXiv:1706.03762), equation 1.
 ///
+/// Heads of keys and values may be fewer than those of queries: each serves as many that follow one another (Ainslie et
+/// al., 2023, arXiv:2305.13245).
+///
 /// # Shapes
 /// - q: `[batch, queries, heads, head_dim]`
-/// - k, v: `[batch, keys, heads, head_dim]`
-/// - output: `[batch, queries, heads, head_dim]`
+/// - k: `[batch, keys, groups, head_dim]`, where `groups` divides `heads`
+/// - v: `[batch, keys, groups, value_dim]`
+/// - output: `[batch, queries, heads, value_dim]`
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOptions<'_>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = cpu::attention(&q, &k, &v, &options) {
+        return y;
+    }
     attention_weights(q, k, v, options).0
+}
+
+/// Each head of keys or values as often as heads of queries share it.
+fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [batch, seq, groups, dim] = x.dims();
+    if groups == heads {
+        return x;
+    }
+    let x = x.unsqueeze_dim::<5>(3).expand([batch, seq, groups, heads / groups, dim]);
+    x.reshape([batch, seq, heads, dim])
 }
 
 /// [`attention`], and the weights that it computed: for whoever wants to look at them.
@@ -97,10 +122,11 @@ pub fn attention_weights(
     v: Tensor<4>,
     options: AttentionOptions<'_>,
 ) -> (Tensor<4>, Tensor<4>) {
-    let [_, queries, _, head_dim] = q.dims();
+    let [_, queries, heads, head_dim] = q.dims();
     let keys = k.dims()[1];
     let device = q.device();
-    let scale = options.scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
+    let scale = options.factor(head_dim);
+    let (k, v) = (repeat_heads(k, heads), repeat_heads(v, heads));
     let scores = (q * scale).swap_dims(1, 2).matmul(k.permute([0, 2, 3, 1])); // [batch, heads, queries, keys]
     let scores = match options.bias {
         Some(bias) => scores + bias,

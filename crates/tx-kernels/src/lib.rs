@@ -7,29 +7,41 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `activation.rs` | [`gelu`], [`gelu_tanh`], [`softmax`] |
+//! | `activation.rs` | [`gelu`], [`gelu_tanh`], [`silu`], [`swiglu`], [`softmax`] |
 //! | `attention.rs` | [`attention`], its [`Mask`] |
-//! | `linear.rs` | [`linear`] |
+//! | `embedding.rs` | [`embedding`] |
+//! | `linear.rs` | [`linear`], [`linears`] |
 //! | `norm.rs` | [`layer_norm`], [`rms_norm`] |
-//! | `backend.rs` | the burn extension behind them; the bodies for `Flex` |
-//! | `rows.rs`, `simd.rs` | kernels on plain slices; run-time choice of instruction set |
+//! | `quantize.rs` | [`quantize_int8`], [`quantize_int4`], [`dequantize`] |
+//! | `rotary.rs` | [`rotary`] |
+//! | `cpu/` | the bodies for `Flex`: kernels, and the way from tensors to them |
+//! | `simd.rs` | run-time choice of instruction set for plain loops |
+//! | `ceilings.rs` | what the machine can do at most |
 
 #[macro_use]
 mod simd;
 
 mod activation;
 mod attention;
-mod backend;
+#[cfg(feature = "flex")]
+pub mod ceilings;
+#[cfg(feature = "flex")]
+mod cpu;
+mod embedding;
 mod linear;
 mod norm;
-mod rows;
+mod quantize;
+mod rotary;
 
 use std::cell::Cell;
 
-pub use activation::{gelu, gelu_tanh, softmax};
+pub use activation::{Pointwise, gelu, gelu_tanh, silu, softmax, swiglu};
 pub use attention::{AttentionOptions, Mask, attention, attention_weights};
-pub use linear::linear;
+pub use embedding::embedding;
+pub use linear::{linear, linears};
 pub use norm::{layer_norm, rms_norm};
+pub use quantize::{can_quantize, dequantize, quantize_int4, quantize_int8};
+pub use rotary::rotary;
 
 thread_local! {
     static REFERENCE: Cell<bool> = const { Cell::new(false) };

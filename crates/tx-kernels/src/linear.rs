@@ -1,25 +1,72 @@
 //! The matrix product of every model.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
-/// `x · Wᵀ + b`, with the weight as it lies in a checkpoint.
+use crate::Pointwise;
+#[cfg(feature = "flex")]
+use crate::cpu;
+use crate::quantize::dequantize;
+
+/// `act(x · Wᵀ + b)`, with the weight as it lies in a checkpoint.
 ///
-/// The weight may have another dtype than `x` (16-bit weights under f32 activations); the result has that of `x`.
+/// The weight may have another dtype than `x`: 16-bit weights under f32 activations, or a quantized one (see
+/// [`quantize_int8`](crate::quantize_int8)). The result has the dtype of `x`.
 ///
 /// # Shapes
 /// - x: `[.., in]`
 /// - weight: `[out, in]`
 /// - bias: `[out]`
 /// - output: `[.., out]`
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Option<Pointwise>,
+) -> Tensor<D> {
+    let [y] = linears(x, [(weight, bias)], act);
+    y
+}
+
+/// [`linear`] with several weights and one input, which is read once.
+///
+/// # Shapes
+/// - x: `[.., in]`
+/// - layers: weights `[out, in]` and biases `[out]`; each may have another `out`
+/// - output: `[.., out]` of each
+pub fn linears<const D: usize, const N: usize>(
+    x: Tensor<D>,
+    layers: [(Tensor<2>, Option<Tensor<1>>); N],
+    act: Option<Pointwise>,
+) -> [Tensor<D>; N] {
+    #[cfg(feature = "flex")]
+    if let Some(y) = cpu::linears(&x, &layers, act) {
+        return y;
+    }
+    layers.map(|(weight, bias)| composed(x.clone(), weight, bias, act))
+}
+
+fn composed<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Option<Pointwise>,
+) -> Tensor<D> {
     let [out, input] = weight.dims();
     let mut shape = x.dims();
     let rows = shape[..D - 1].iter().product::<usize>();
     let dtype = x.dtype();
+    let weight = match weight.dtype() {
+        DType::QFloat(_) => dequantize(weight),
+        _ => weight,
+    };
     let weight = if weight.dtype() == dtype { weight } else { weight.cast(dtype) };
     let y = x.reshape([rows, input]).matmul(weight.transpose());
     let y = match bias {
         Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    let y = match act {
+        Some(act) => act.forward(y),
         None => y,
     };
     shape[D - 1] = out;

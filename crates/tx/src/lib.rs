@@ -20,7 +20,7 @@
 //! | [`pipelines`] | one pipeline per task, with the arguments and the JSON of Python's |
 //! | [`task`] | one trait per head: what a model of that kind computes |
 //! | [`hub`], [`config`], [`weights`], [`tokenizer`] | the parts of a checkpoint, each usable alone |
-//! | [`device`] | where tensors live and in which dtype |
+//! | [`device`], [`threads`] | where tensors live and in which dtype; how many threads compute |
 //! | [`error`] | what can go wrong, as data |
 
 pub use burn;
@@ -30,8 +30,9 @@ pub use tx_core::hub::HubOptions;
 pub use tx_core::pipeline::{Batching, Pipeline};
 pub use tx_core::registry::{Auto, LoadOptions};
 pub use tx_core::tokenizer::Tokenizer;
+pub use tx_core::weights::Quantization;
 pub use tx_core::{
-    Error, Result, config, device, error, hub, nn, pipeline, progress, registry, task, tokenizer, weights,
+    Error, Result, config, device, error, hub, nn, pipeline, progress, registry, task, threads, tokenizer, weights,
 };
 pub use tx_text::{models, pipelines};
 

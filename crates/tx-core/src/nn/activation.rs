@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
-use tx_kernels::{gelu, gelu_tanh};
+use tx_kernels::{Pointwise, gelu, gelu_tanh, silu};
 
 /// HF's `ACT2FN`: every name that `hidden_act` and its like may have.
 ///
@@ -56,6 +56,17 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// The same for a product to apply to its result, for those that it knows.
+    pub(super) fn pointwise(self) -> Option<Pointwise> {
+        match self {
+            Self::Gelu => Some(Pointwise::Gelu),
+            Self::GeluNew => Some(Pointwise::GeluTanh),
+            Self::Silu => Some(Pointwise::Silu),
+            Self::Relu => Some(Pointwise::Relu),
+            _ => None,
+        }
+    }
+
     /// Element by element.
     #[expect(clippy::approx_constant, reason = "Laplace's constants are rounded in HF, and so they are here")]
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
@@ -72,7 +83,7 @@ impl Activation {
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::LeakyRelu => activation::leaky_relu(x, 0.01),
             Self::Elu => activation::elu(x, 1.0),
-            Self::Silu => activation::silu(x),
+            Self::Silu => silu(x),
             Self::Mish => activation::mish(x),
             Self::HardSwish => x.clone() * (x / 6.0 + 0.5).clamp(0.0, 1.0),
             Self::Sigmoid => activation::sigmoid(x),

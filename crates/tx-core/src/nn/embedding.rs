@@ -32,7 +32,6 @@ impl Embedding {
     /// - ids: `[n]`, each below the number of rows
     /// - output: `[n, hidden]`
     pub fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        let dtype = ids.device().settings().float_dtype;
-        self.weight.val().select(0, ids).cast(dtype)
+        tx_kernels::embedding(self.weight.val(), ids)
     }
 }

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::{INITIALIZER_RANGE, constant, normal};
+use super::{Activation, INITIALIZER_RANGE, constant, normal};
 
 /// `y = x · Wᵀ + b`, with the weight in the checkpoint's layout and dtype.
 ///
@@ -29,6 +29,31 @@ impl Linear {
     /// - x: `[.., in]`
     /// - output: `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        tx_kernels::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        let (weight, bias) = self.parameters();
+        tx_kernels::linear(x, weight, bias, None)
     }
+
+    /// `act(forward(x))`, in one pass.
+    ///
+    /// # Shapes
+    /// - x: `[.., in]`
+    /// - output: `[.., out]`
+    pub fn forward_activated<const D: usize>(&self, x: Tensor<D>, act: Activation) -> Tensor<D> {
+        let Some(pointwise) = act.pointwise() else { return act.forward(self.forward(x)) };
+        let (weight, bias) = self.parameters();
+        tx_kernels::linear(x, weight, bias, Some(pointwise))
+    }
+
+    fn parameters(&self) -> (Tensor<2>, Option<Tensor<1>>) {
+        (self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}
+
+/// Several projections of one input, which is read once.
+///
+/// # Shapes
+/// - x: `[.., in]`
+/// - output: `[.., out]` of each layer
+pub fn project<const D: usize, const N: usize>(x: Tensor<D>, layers: [&Linear; N]) -> [Tensor<D>; N] {
+    tx_kernels::linears(x, layers.map(Linear::parameters), None)
 }

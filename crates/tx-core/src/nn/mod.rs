@@ -18,7 +18,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 pub use activation::Activation;
 pub use attention::{AttentionOptions, Mask, attention, merge_heads, split_heads};
 pub use embedding::Embedding;
-pub use linear::Linear;
+pub use linear::{Linear, project};
 pub use norm::{LayerNorm, RmsNorm};
 pub use relative::relative_position_bucket;
 pub use rope::{Rope, RopeTable};

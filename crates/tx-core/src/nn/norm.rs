@@ -31,7 +31,19 @@ impl LayerNorm {
     /// # Shapes
     /// - x, output: `[.., hidden]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        tx_kernels::layer_norm(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.eps)
+        self.norm(x, None)
+    }
+
+    /// `forward(x + residual)`, in one pass.
+    ///
+    /// # Shapes
+    /// - x, residual, output: `[.., hidden]`
+    pub fn forward_residual<const D: usize>(&self, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
+        self.norm(x, Some(residual))
+    }
+
+    fn norm<const D: usize>(&self, x: Tensor<D>, residual: Option<Tensor<D>>) -> Tensor<D> {
+        tx_kernels::layer_norm(x, residual, self.weight.val(), self.bias.as_ref().map(Param::val), self.eps)
     }
 }
 
@@ -53,6 +65,6 @@ impl RmsNorm {
     /// # Shapes
     /// - x, output: `[.., hidden]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        tx_kernels::rms_norm(x, self.weight.val(), self.eps)
+        tx_kernels::rms_norm(x, None, self.weight.val(), self.eps)
     }
 }

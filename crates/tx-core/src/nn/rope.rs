@@ -43,9 +43,6 @@ impl RopeTable {
     /// # Shapes
     /// - x, output: `[batch, seq, heads, head_dim]`
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (left, right) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
-        let rotated = Tensor::cat(vec![-right, left], 3);
-        x * self.cos.clone() + rotated * self.sin.clone()
+        tx_kernels::rotary(x, self.cos.clone(), self.sin.clone())
     }
 }

@@ -3,18 +3,29 @@
 //! A module path *is* a tensor name. What cannot be said in Rust, or has had several names on the Hub, is a [`Rename`].
 //! Each parameter is looked up by its names; whatever is missing, left over or of another shape is reported by name in
 //! one error. Weights keep the dtype they have in the file and stay in the memory map; only vectors (biases, norms) are
-//! converted to the device's float type.
+//! converted to the device's float type, and the weights of linear layers are quantized if that is asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
-use super::{Checkpoint, StoredTensor, dtype_name};
+use super::{Checkpoint, Quantization, StoredTensor, dtype_name};
 use crate::config::ModelConfig;
-use crate::device::Dtype;
+use crate::device::{self, Dtype};
 use crate::error::{Error, Mismatch, Result, WeightsReport};
 use crate::task::PretrainedModel;
+
+/// How to load a model.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Where its tensors live.
+    pub device: Device,
+    /// The element type of its weights.
+    pub dtype: Dtype,
+    /// What becomes of the weights of linear layers; they stay as they are if `None`.
+    pub quantize: Option<Quantization>,
+}
 
 /// A part of a path that reads differently in the module and in the file.
 ///
@@ -99,6 +110,10 @@ pub struct LoadReport {
     pub tied: Vec<String>,
     /// Tensors of the file that belong to another head.
     pub unused: Vec<String>,
+    /// Weights of linear layers that were quantized.
+    pub quantized: usize,
+    /// Weights of linear layers that stayed as they are because their rows are not whole blocks.
+    pub not_quantized: Vec<String>,
 }
 
 /// Builds `M` and fills it.
@@ -108,15 +123,25 @@ pub struct LoadReport {
 ///
 /// # Errors
 /// [`Error::Weights`] with every missing, unexpected and mis-shaped tensor; [`Error::Device`] if the device cannot hold
-/// the dtype.
+/// the dtype, or has no quantized products.
 pub fn load<M: Pretrained>(
     config: &M::Config,
     checkpoint: &Checkpoint,
     class: &str,
     exact: bool,
-    dtype: Dtype,
-    device: &Device,
+    options: &LoadOptions,
 ) -> Result<Loaded<M>> {
+    let device = &options.device;
+    let unable = |reason: String| Error::Device {
+        device: format!("{device:?}"),
+        reason,
+        available: device::available().join(", "),
+    };
+    if let Some(quantization) = options.quantize
+        && !device::device("cpu").is_ok_and(|cpu| cpu == *device)
+    {
+        return Err(unable(format!("`--quantize {quantization}` needs `--device cpu`")));
+    }
     let prefix = format!("{}.", M::PREFIX);
     let names: Vec<&str> = checkpoint.tensors().keys().map(String::as_str).collect();
     let without_prefix = |name: &str| name.strip_prefix(&prefix).unwrap_or(name).to_owned();
@@ -144,15 +169,12 @@ pub fn load<M: Pretrained>(
         }
     }
     let tied = tie::<M>(config, checkpoint, &mut found);
-    let weights = dtype.to_burn();
+    let weights = options.dtype.to_burn();
     for name in found.values() {
         let dtype = loaded_dtype(&checkpoint.tensors()[*name], weights, device);
         if !device.supports_dtype(dtype) {
-            return Err(Error::Device {
-                device: format!("{device:?}"),
-                reason: format!("it cannot compute with the {} weights; use `--dtype f32`", dtype_name(dtype)),
-                available: crate::device::available().join(", "),
-            });
+            let dtype = dtype_name(dtype);
+            return Err(unable(format!("it cannot compute with the {dtype} weights; use `--dtype f32`")));
         }
     }
 
@@ -162,14 +184,18 @@ pub fn load<M: Pretrained>(
         tied: &tied,
         ids: HashMap::new(),
         weights,
+        quantize: options.quantize,
         device,
         path: Vec::new(),
+        linear: false,
         report: WeightsReport::default(),
         filled: 0,
+        quantized: 0,
+        not_quantized: Vec::new(),
         canonical: &|path| files.canonical(path),
     };
     let model = model.map(&mut filler);
-    let (mut report, filled) = (filler.report, filler.filled);
+    let Filler { mut report, filled, quantized, not_quantized, .. } = filler;
 
     let used: HashSet<&str> = found.values().copied().collect();
     let spellings: HashSet<String> = paths.iter().flat_map(|path| files.accepted(path)).collect();
@@ -190,8 +216,11 @@ pub fn load<M: Pretrained>(
     if !report.is_empty() {
         return Err(Error::Weights { path: checkpoint.path().to_path_buf(), class: class.to_owned(), report });
     }
+    if options.quantize.is_some() && quantized == 0 {
+        tracing::warn!("{class}: no weight was quantized: in none are the rows whole blocks of 32 elements");
+    }
     let tied = tied.into_keys().map(str::to_owned).collect();
-    Ok(Loaded { model, report: LoadReport { filled, absent, tied, unused } })
+    Ok(Loaded { model, report: LoadReport { filled, absent, tied, unused, quantized, not_quantized } })
 }
 
 /// The names and shapes of the tensors that a file for `M` holds, in the module's order, without any value.
@@ -313,6 +342,13 @@ fn loaded_dtype(stored: &StoredTensor, weights: Option<DType>, device: &Device) 
     if stored.shape.len() == 2 && stored.dtype != DType::F64 { weights.unwrap_or(stored.dtype) } else { compute }
 }
 
+/// A tensor of the file in a dtype; without a copy if it is the file's.
+fn tensor<const D: usize>(stored: &StoredTensor, dtype: DType, device: &Device) -> Tensor<D> {
+    let data = stored.to_data();
+    let data = if dtype == stored.dtype { data } else { data.convert_dtype(dtype) };
+    Tensor::from_data(data, (device, dtype))
+}
+
 /// Replaces each parameter by the tensor that was found for it.
 struct Filler<'a> {
     checkpoint: &'a Checkpoint,
@@ -322,10 +358,15 @@ struct Filler<'a> {
     /// The identity of parameters that others are tied to, or that are tied to others, by either path.
     ids: HashMap<String, ParamId>,
     weights: Option<DType>,
+    quantize: Option<Quantization>,
     device: &'a Device,
     path: Vec<String>,
+    /// Whether the path ends in the weight of a [`Linear`](crate::nn::Linear).
+    linear: bool,
     report: WeightsReport,
     filled: usize,
+    quantized: usize,
+    not_quantized: Vec<String>,
     canonical: &'a dyn Fn(&str) -> String,
 }
 
@@ -353,11 +394,30 @@ impl<'a> Filler<'a> {
         let key = self.tied.get(path).copied().unwrap_or(path).to_owned();
         Some((tensor, *self.ids.entry(key).or_default()))
     }
+
+    /// The quantized weight of a linear layer; `None` for other tensors, and where there is none.
+    ///
+    /// It is a tensor of its own even where the weight is tied: the rows of the other one, an embedding, stay dense.
+    fn quantize(&mut self, path: &str, stored: &StoredTensor) -> Option<Tensor<2>> {
+        let Quantization::Int8 = self.quantize?;
+        if !self.linear || stored.shape.len() != 2 {
+            return None;
+        }
+        // Made of what the file has: another dtype of the other weights would only round it once more.
+        let weight = tensor(stored, loaded_dtype(stored, None, self.device), self.device);
+        if !tx_kernels::can_quantize(&weight) {
+            self.not_quantized.push((self.canonical)(path));
+            return None;
+        }
+        self.quantized += 1;
+        Some(tx_kernels::quantize_int8(weight))
+    }
 }
 
 impl ModuleMapper for Filler<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
+    fn enter_module(&mut self, name: &str, container: &str) {
         self.path.push(name.to_owned());
+        self.linear = name == "weight" && container == "Struct:Linear";
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
@@ -367,10 +427,12 @@ impl ModuleMapper for Filler<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join(".");
         let Some((stored, id)) = self.find(&path, param.lazy_shape().as_slice(), true) else { return param };
-        let dtype = loaded_dtype(stored, self.weights, self.device);
-        let data = stored.to_data();
-        let data = if dtype == stored.dtype { data } else { data.convert_dtype(dtype) };
-        Param::initialized(id, Tensor::from_data(data, (self.device, dtype)))
+        let tensor = match self.quantize(&path, stored) {
+            // `D` is 2: the shape is that of the parameter.
+            Some(weight) => Tensor::from_dispatch(weight.into_dispatch()),
+            None => tensor(stored, loaded_dtype(stored, self.weights, self.device), self.device),
+        };
+        Param::initialized(id, tensor)
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {

@@ -133,7 +133,7 @@ impl Planned {
 /// in this format are replaced; if the save fails they are as they were.
 ///
 /// # Errors
-/// [`Error::Io`] with the file, [`Error::Tensor`] for a dtype that the format does not have.
+/// [`Error::Io`] with the file, [`Error::Tensor`] for a dtype that the format does not have, as quantized weights have.
 pub fn write_folder(folder: &Path, tensors: &BTreeMap<String, StoredTensor>, max_shard_size: u64) -> Result<()> {
     write_format(folder, Format::Safetensors, tensors, max_shard_size)
 }
@@ -263,6 +263,10 @@ pub(super) fn stage(
     max_shard_size: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Staged> {
+    if let Some(tensor) = tensors.iter().find(|tensor| matches!(tensor.dtype, DType::QFloat(_))) {
+        let reason = "it is quantized; only a model loaded without `--quantize` can be saved";
+        return Err(Error::tensor(folder.join(format.file_name()), &tensor.name, reason));
+    }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let total = tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.len()));
     let shards =

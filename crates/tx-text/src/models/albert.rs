@@ -8,7 +8,9 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::nn::{Activation, AttentionOptions, LayerNorm, Linear, Mask, attention, merge_heads, split_heads};
+use tx_core::nn::{
+    Activation, AttentionOptions, LayerNorm, Linear, Mask, attention, merge_heads, project, split_heads,
+};
 use tx_core::task::{
     BaseModelOutput, MaskedLm, MultipleChoice, QuestionAnswerer, QuestionAnsweringOutput, Record, SequenceClassifier,
     TextInputs, TextLimits, TextModel, TokenClassifier,
@@ -311,7 +313,7 @@ impl MlmHead {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.act.forward(self.dense.forward(x));
+        let x = self.dense.forward_activated(x, self.act);
         self.decoder.forward(self.layer_norm.forward(x))
     }
 }
@@ -388,8 +390,8 @@ impl Layer {
 
     fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
         let x = self.attention.forward(x, mask, record);
-        let ffn = self.ffn_output.forward(self.act.forward(self.ffn.forward(x.clone())));
-        self.full_layer_layer_norm.forward(ffn + x)
+        let ffn = self.ffn_output.forward(self.ffn.forward_activated(x.clone(), self.act));
+        self.full_layer_layer_norm.forward_residual(ffn, x)
     }
 }
 
@@ -419,9 +421,8 @@ impl Attention {
     }
 
     fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let (q, k, v) = (heads(&self.query), heads(&self.key), heads(&self.value));
+        let [q, k, v] = project(x.clone(), [&self.query, &self.key, &self.value]).map(|x| split_heads(x, self.heads));
         let context = merge_heads(attention(q, k, v, AttentionOptions::new(mask), record));
-        self.layer_norm.forward(self.dense.forward(context) + x)
+        self.layer_norm.forward_residual(self.dense.forward(context), x)
     }
 }

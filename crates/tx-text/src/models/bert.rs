@@ -383,7 +383,7 @@ impl MlmHead {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let Transform { dense, layer_norm, act } = &self.transform;
-        self.decoder.forward(layer_norm.forward(act.forward(dense.forward(x))))
+        self.decoder.forward(layer_norm.forward(dense.forward_activated(x, *act)))
     }
 }
 

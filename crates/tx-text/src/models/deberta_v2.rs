@@ -381,7 +381,7 @@ impl ContextPooler {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-        self.act.forward(self.dense.forward(first_token(x)))
+        self.dense.forward_activated(first_token(x), self.act)
     }
 }
 
@@ -413,7 +413,7 @@ impl MlmHead {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.decoder.forward(self.layer_norm.forward(self.act.forward(self.dense.forward(x))))
+        self.decoder.forward(self.layer_norm.forward(self.dense.forward_activated(x, self.act)))
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
 use tx_core::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, split_heads,
+    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, project, split_heads,
 };
 use tx_core::task::{
     BaseModelOutput, MaskedLm, MultipleChoice, QuestionAnswerer, QuestionAnsweringOutput, Record, SequenceClassifier,
@@ -149,8 +149,8 @@ impl Pretrained for DistilBertForMaskedLm {
 
 impl MaskedLm for DistilBertForMaskedLm {
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<3> {
-        let x = self.vocab_transform.forward(self.distilbert.encode(inputs, record));
-        self.vocab_projector.forward(self.vocab_layer_norm.forward(self.act.forward(x)))
+        let x = self.vocab_transform.forward_activated(self.distilbert.encode(inputs, record), self.act);
+        self.vocab_projector.forward(self.vocab_layer_norm.forward(x))
     }
 }
 
@@ -179,7 +179,7 @@ impl Pretrained for DistilBertForSequenceClassification {
 impl SequenceClassifier for DistilBertForSequenceClassification {
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2> {
         let x = first_token(self.distilbert.encode(inputs, record));
-        self.classifier.forward(Activation::Relu.forward(self.pre_classifier.forward(x)))
+        self.classifier.forward(self.pre_classifier.forward_activated(x, Activation::Relu))
     }
 }
 
@@ -256,7 +256,7 @@ impl Pretrained for DistilBertForMultipleChoice {
 impl MultipleChoice for DistilBertForMultipleChoice {
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2> {
         let x = first_token(self.distilbert.encode(inputs, record));
-        self.classifier.forward(Activation::Relu.forward(self.pre_classifier.forward(x)))
+        self.classifier.forward(self.pre_classifier.forward_activated(x, Activation::Relu))
     }
 }
 
@@ -324,8 +324,8 @@ impl Layer {
     }
 
     fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        let x = self.sa_layer_norm.forward(self.attention.forward(x.clone(), mask, record) + x);
-        self.output_layer_norm.forward(self.ffn.forward(x.clone()) + x)
+        let x = self.sa_layer_norm.forward_residual(self.attention.forward(x.clone(), mask, record), x);
+        self.output_layer_norm.forward_residual(self.ffn.forward(x.clone()), x)
     }
 }
 
@@ -346,8 +346,7 @@ impl Attention {
     }
 
     fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let (q, k, v) = (heads(&self.q_lin), heads(&self.k_lin), heads(&self.v_lin));
+        let [q, k, v] = project(x, [&self.q_lin, &self.k_lin, &self.v_lin]).map(|x| split_heads(x, self.heads));
         self.out_lin.forward(merge_heads(attention(q, k, v, AttentionOptions::new(mask), record)))
     }
 }
@@ -371,6 +370,6 @@ impl Ffn {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.lin2.forward(self.act.forward(self.lin1.forward(x)))
+        self.lin2.forward(self.lin1.forward_activated(x, self.act))
     }
 }

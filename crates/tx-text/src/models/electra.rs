@@ -322,7 +322,7 @@ impl GeneratorPredictions {
     /// - x: `[batch, seq, hidden]`
     /// - output: `[batch, seq, embedding]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.layer_norm.forward(Activation::Gelu.forward(self.dense.forward(x)))
+        self.layer_norm.forward(self.dense.forward_activated(x, Activation::Gelu))
     }
 }
 
@@ -348,7 +348,7 @@ impl DiscriminatorPredictions {
     /// - x: `[batch, seq, hidden]`
     /// - output: `[batch, seq]`
     fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-        self.dense_prediction.forward(self.act.forward(self.dense.forward(x))).squeeze_dim(2)
+        self.dense_prediction.forward(self.dense.forward_activated(x, self.act)).squeeze_dim(2)
     }
 }
 
@@ -368,7 +368,7 @@ impl ClassificationHead {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-        self.out_proj.forward(Activation::Gelu.forward(self.dense.forward(first_token(x))))
+        self.out_proj.forward(self.dense.forward_activated(first_token(x), Activation::Gelu))
     }
 }
 
@@ -388,9 +388,9 @@ impl SequenceSummary {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let x = first_token(x);
-        self.act.forward(match &self.summary {
-            Some(summary) => summary.forward(x),
-            None => x,
-        })
+        match &self.summary {
+            Some(summary) => summary.forward_activated(x, self.act),
+            None => self.act.forward(x),
+        }
     }
 }

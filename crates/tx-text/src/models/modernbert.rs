@@ -436,7 +436,7 @@ impl PredictionHead {
     }
 
     fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.norm.forward(self.act.forward(self.dense.forward(x)))
+        self.norm.forward(self.dense.forward_activated(x, self.act))
     }
 }
 

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
 use tx_core::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, relative_position_bucket,
-    split_heads,
+    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, project,
+    relative_position_bucket, split_heads,
 };
 use tx_core::task::{
     BaseModelOutput, MaskedLm, MultipleChoice, QuestionAnswerer, QuestionAnsweringOutput, Record, SequenceClassifier,
@@ -315,7 +315,7 @@ impl Embeddings {
     fn forward(&self, inputs: &TextInputs) -> Tensor<3> {
         let words = self.word_embeddings.forward(inputs.input_ids.clone());
         let positions = self.position_embeddings.forward(inputs.position_ids_or_skip_padding(PADDING_ID));
-        self.layer_norm.forward(words + positions)
+        self.layer_norm.forward_residual(words, positions)
     }
 }
 
@@ -401,7 +401,7 @@ impl Attention {
     }
 
     fn forward(&self, x: Tensor<3>, options: AttentionOptions<'_>, record: &mut Record) -> Tensor<3> {
-        self.layer_norm.forward(self.attn.forward(x.clone(), options, record) + x)
+        self.layer_norm.forward_residual(self.attn.forward(x.clone(), options, record), x)
     }
 }
 
@@ -422,8 +422,7 @@ impl SelfAttention {
     }
 
     fn forward(&self, x: Tensor<3>, options: AttentionOptions<'_>, record: &mut Record) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let (q, k, v) = (heads(&self.q), heads(&self.k), heads(&self.v));
+        let [q, k, v] = project(x, [&self.q, &self.k, &self.v]).map(|x| split_heads(x, self.heads));
         self.o.forward(merge_heads(attention(q, k, v, options, record)))
     }
 }

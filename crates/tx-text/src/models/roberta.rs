@@ -259,7 +259,7 @@ impl LmHead {
     }
 
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = Activation::Gelu.forward(self.dense.forward(x));
+        let x = self.dense.forward_activated(x, Activation::Gelu);
         self.decoder.forward(self.layer_norm.forward(x))
     }
 }

@@ -33,7 +33,7 @@ use std::str::FromStr;
 
 use tx_core::error::{Error, Result};
 
-pub use feature_extraction::{FeatureExtractionOptions, FeatureExtractionPipeline};
+pub use feature_extraction::{FeatureExtractionOptions, FeatureExtractionPipeline, Features};
 pub use fill_mask::{FillMask, FillMaskOptions, FillMaskPipeline, FilledMask, MaskedText};
 pub use question_answering::{
     Answer, QuestionAnswering, QuestionAnsweringInput, QuestionAnsweringOptions, QuestionAnsweringPipeline, Window,

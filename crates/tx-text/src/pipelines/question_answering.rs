@@ -257,12 +257,12 @@ impl Pipeline for QuestionAnsweringPipeline {
         let batch = self.model.batch(units.iter().map(|unit| &unit.encoding))?;
         let logits = self.model.model.forward(&batch.inputs, &mut Record::none());
         let QuestionAnsweringOutput { start_logits, end_logits } = logits;
-        let starts = self.model.read_rows(start_logits)?;
-        let ends = self.model.read_rows(end_logits)?;
-        let rows = starts.iter().zip(&ends).zip(units).zip(batch.starts);
-        let rows = rows.map(|(((start, end), unit), first)| {
-            let tokens = first..first + unit.encoding.len();
-            (start[tokens.clone()].to_vec(), end[tokens].to_vec())
+        let [_, seq] = start_logits.dims();
+        let (starts, ends) = (self.model.read(start_logits)?, self.model.read(end_logits)?);
+        let firsts = (0usize..).step_by(seq.max(1)).zip(batch.starts);
+        let rows = firsts.zip(units).map(|((row, padding), unit)| {
+            let tokens = row + padding..row + padding + unit.encoding.len();
+            (starts[tokens.clone()].to_vec(), ends[tokens].to_vec())
         });
         Ok(rows.collect())
     }

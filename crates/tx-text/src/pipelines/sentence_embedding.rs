@@ -128,15 +128,8 @@ impl Pipeline for SentenceEmbeddingPipeline {
     fn forward(&self, units: &[&Encoding]) -> Result<Vec<Vec<f32>>> {
         let batch = self.model.batch(units.iter().copied())?;
         let states = self.model.model.forward(&batch.inputs, &mut Record::none()).last_hidden_state;
-        let [_, seq, hidden] = states.dims();
-        let states = self.model.read(states)?;
-        let rows = states.chunks_exact(seq * hidden).zip(units).zip(&batch.starts);
-        let mut pooled: Vec<Vec<f32>> = rows
-            .map(|((row, unit), &start)| {
-                let tokens = &row[start * hidden..(start + unit.len()) * hidden];
-                self.modules.pooling.pool(tokens, hidden, self.prompt_tokens)
-            })
-            .collect();
+        let pool = |states: &[f32], hidden: usize| self.modules.pooling.pool(states, hidden, self.prompt_tokens);
+        let mut pooled = self.model.read_tokens(states, units, &batch.starts, pool)?;
         for module in &self.modules.after {
             pooled = module.apply(pooled, &self.model.model.device, |rows| self.model.read_rows(rows))?;
         }

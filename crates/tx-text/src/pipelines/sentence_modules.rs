@@ -238,29 +238,33 @@ impl Pooling {
     /// One vector from the states of a text's tokens, `[tokens, hidden]`; the first `prompt` tokens are left out, but
     /// never all.
     pub(super) fn pool(&self, states: &[f32], hidden: usize, prompt: usize) -> Vec<f32> {
-        let tokens: Vec<&[f32]> = states.chunks_exact(hidden).collect();
-        let prompt = prompt.min(tokens.len().saturating_sub(1));
+        let tokens = states.len() / hidden;
+        let prompt = prompt.min(tokens.saturating_sub(1));
+        let count = (tokens - prompt) as f64;
+        let kept = || states.chunks_exact(hidden).skip(prompt);
         // Weights count from the first token of all.
-        let kept: Vec<(f64, &[f32])> = (1..).map(f64::from).zip(tokens).skip(prompt).collect();
+        let positions = || (prompt + 1..=tokens).map(|position| position as f64);
         let sum = |weight: fn(f64) -> f64, total: f64| {
             let mut sum = vec![0.0; hidden];
-            for (position, token) in &kept {
-                sum.iter_mut().zip(*token).for_each(|(sum, &x)| *sum += weight(*position) * f64::from(x));
+            for (weight, token) in positions().map(weight).zip(kept()) {
+                sum.iter_mut().zip(token).for_each(|(sum, &x)| *sum += weight * f64::from(x));
             }
             sum.into_iter().map(|sum| (sum / total) as f32).collect::<Vec<f32>>()
         };
-        let count = kept.len() as f64;
-        let token = |token: Option<&(f64, &[f32])>| token.map(|(_, token)| token.to_vec()).unwrap_or_default();
+        let token = |token: Option<&[f32]>| token.map(<[f32]>::to_vec).unwrap_or_default();
         let pooled = self.modes.iter().flat_map(|mode| match mode {
-            PoolingMode::Cls => token(kept.first()),
-            PoolingMode::LastToken => token(kept.last()),
+            PoolingMode::Cls => token(kept().next()),
+            PoolingMode::LastToken => token(kept().next_back()),
             PoolingMode::Max => {
-                let largest = |i: usize| kept.iter().map(|(_, token)| token[i]).fold(f32::NEG_INFINITY, f32::max);
-                (0..hidden).map(largest).collect()
+                let mut largest = vec![f32::NEG_INFINITY; hidden];
+                for token in kept() {
+                    largest.iter_mut().zip(token).for_each(|(largest, &x)| *largest = x.max(*largest));
+                }
+                largest
             }
             PoolingMode::Mean => sum(|_| 1.0, count),
             PoolingMode::MeanSqrtLen => sum(|_| 1.0, count.sqrt()),
-            PoolingMode::WeightedMean => sum(|position| position, kept.iter().map(|(position, _)| position).sum()),
+            PoolingMode::WeightedMean => sum(|position| position, positions().sum()),
         });
         pooled.collect()
     }

@@ -363,7 +363,10 @@ impl Pipeline for TokenClassificationPipeline {
     fn forward(&self, units: &[&Encoding]) -> Result<Vec<Self::Scores>> {
         let batch = self.model.batch(units.iter().copied())?;
         let logits = self.model.model.forward(&batch.inputs, &mut Record::none());
-        self.model.read_tokens(logits, units, &batch.starts)
+        let tokens = |logits: &[f32], labels: usize| -> Self::Scores {
+            logits.chunks_exact(labels.max(1)).map(<[f32]>::to_vec).collect()
+        };
+        self.model.read_tokens(logits, units, &batch.starts, tokens)
     }
 
     fn postprocess(

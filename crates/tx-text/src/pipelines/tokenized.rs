@@ -156,18 +156,19 @@ impl<T: ?Sized> TokenizedModel<T> {
         Ok(values.chunks_exact(n.max(1)).map(<[f32]>::to_vec).collect())
     }
 
-    /// For each row of a batch `[batch, seq, n]`, the `n` numbers of each token that is not padding.
-    pub(super) fn read_tokens(
+    /// What `take` makes of each row of a batch `[batch, seq, n]`: it gets the elements of the tokens that are no
+    /// padding, row-major, and `n`.
+    pub(super) fn read_tokens<R>(
         &self,
         tensor: Tensor<3>,
         encodings: &[&Encoding],
         starts: &[usize],
-    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        take: impl Fn(&[f32], usize) -> R,
+    ) -> Result<Vec<R>> {
         let [_, seq, n] = tensor.dims();
         let values = self.read(tensor)?;
-        let tokens: Vec<&[f32]> = values.chunks_exact(n.max(1)).collect();
-        let rows = tokens.chunks_exact(seq.max(1)).zip(encodings).zip(starts);
-        Ok(rows.map(|((row, e), &start)| row[start..start + e.len()].iter().map(|t| t.to_vec()).collect()).collect())
+        let rows = values.chunks_exact((seq * n).max(1)).zip(encodings).zip(starts);
+        Ok(rows.map(|((row, e), &start)| take(&row[start * n..(start + e.len()) * n], n)).collect())
     }
 }
 

@@ -29,9 +29,9 @@ pub struct EmbedArgs {
     /// Reads each line of a file as a text
     #[arg(long)]
     pub file: Option<PathBuf>,
-    /// The most texts in one forward pass
-    #[arg(long, value_name = "N", default_value_t = Batching::default().batch_size)]
-    pub batch_size: usize,
+    /// The most texts in one forward pass [default: as many as make 2048 tokens]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
     /// A text that goes before every text
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,

@@ -20,10 +20,10 @@ use std::sync::Mutex;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
-use tx_core::device;
 use tx_core::error::Result;
 use tx_core::hub::{self, HubOptions, Wanted};
 use tx_core::registry::LoadOptions;
+use tx_core::{device, threads};
 
 /// Hugging Face Transformers for Rust: loads checkpoints as they lie on the Hub and runs them, without Python.
 #[derive(Parser)]
@@ -61,6 +61,12 @@ pub struct Common {
     /// The dtype of the weights; `auto` is that of the file
     #[arg(long, global = true, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
     pub dtype: String,
+    /// Computes with 8-bit weights, made while loading
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = ["int8"])]
+    pub quantize: Option<String>,
+    /// How many threads compute [default: TX_NUM_THREADS, or one for each physical core]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
     /// Never uses the network: models are folders, or in the cache
     #[arg(long, global = true)]
     pub offline: bool,
@@ -70,12 +76,13 @@ pub struct Common {
 }
 
 impl Common {
-    /// `--device` and `--dtype`.
+    /// `--device`, `--dtype` and `--quantize`.
     ///
     /// # Errors
     /// [`Error::Device`](tx_core::Error::Device) if there is no such device.
     pub fn load_options(&self) -> Result<LoadOptions> {
-        Ok(LoadOptions { device: device::device(&self.device)?, dtype: self.dtype.parse()? })
+        let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
+        Ok(LoadOptions { device: device::device(&self.device)?, dtype: self.dtype.parse()?, quantize })
     }
 
     /// What the environment says about the Hub, and `--offline`.
@@ -117,10 +124,11 @@ pub fn main() -> ExitCode {
 
 impl Command {
     fn run(&self, common: &Common) -> Result<()> {
+        threads::init(common.threads)?;
         match self {
-            Self::Run(args) => run::run(args, common),
-            Self::Embed(args) => embed::run(args, common),
-            Self::Forward(args) => forward::run(args, common),
+            Self::Run(args) => threads::run(|| run::run(args, common)),
+            Self::Embed(args) => threads::run(|| embed::run(args, common)),
+            Self::Forward(args) => threads::run(|| forward::run(args, common)),
             Self::Info(args) => info::run(args, common),
             Self::Models => models::run(common),
             Self::Download(args) => download::run(args, common),
@@ -156,6 +164,7 @@ fn log_warnings() {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use tx_core::weights::Quantization;
 
     use super::*;
 
@@ -170,8 +179,11 @@ mod tests {
             let Cli { common, .. } = Cli::try_parse_from(line).unwrap();
             assert!(common.json && common.offline && common.hub_options().offline);
             assert_eq!((common.device.as_str(), common.dtype.as_str()), ("cpu", "auto"));
-            let LoadOptions { dtype, .. } = common.load_options().unwrap();
-            assert_eq!(dtype, device::Dtype::Auto);
+            let LoadOptions { dtype, quantize, .. } = common.load_options().unwrap();
+            assert_eq!((dtype, quantize, common.threads), (device::Dtype::Auto, None, None));
         }
+        let line = ["tx", "--quantize", "int8", "models", "--threads", "3"];
+        let Cli { common, .. } = Cli::try_parse_from(line).unwrap();
+        assert_eq!((common.load_options().unwrap().quantize, common.threads), (Some(Quantization::Int8), Some(3)));
     }
 }

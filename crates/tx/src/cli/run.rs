@@ -36,9 +36,9 @@ pub struct RunArgs {
     /// Reads each line of a file as an input; with --question, the whole file as the context
     #[arg(long)]
     pub file: Option<PathBuf>,
-    /// The most texts in one forward pass
-    #[arg(long, value_name = "N", default_value_t = Batching::default().batch_size)]
-    pub batch_size: usize,
+    /// The most texts in one forward pass [default: as many as make 2048 tokens]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
 
     /// How many results to give: a number, or `all` for all labels
     #[arg(long, value_name = "K")]
@@ -287,7 +287,7 @@ impl Command<'_> {
         self.answer(&pipeline, texts.iter().map(Text::from).collect(), list, |outputs| {
             let mut table = Table::new(&texts, list, &["token", "hidden", "features"]);
             for (input, output) in outputs.iter().enumerate() {
-                for (token, state) in output.iter().flatten().enumerate() {
+                for (token, state) in output.tokens().enumerate() {
                     table.row(input, [token.to_string(), state.len().to_string(), components(state)]);
                 }
             }

@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use tx_core::nn::{Activation, AttentionOptions, LayerNorm, Linear, Mask, attention, merge_heads, split_heads};
+use tx_core::nn::{
+    Activation, AttentionOptions, LayerNorm, Linear, Mask, attention, merge_heads, project, split_heads,
+};
 use tx_core::task::Record;
 
 use super::BertConfig;
@@ -82,8 +84,7 @@ impl SelfAttention {
     }
 
     fn forward(&self, x: Tensor<3>, mask: &Mask, record: &mut Record) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let (q, k, v) = (heads(&self.query), heads(&self.key), heads(&self.value));
+        let [q, k, v] = project(x, [&self.query, &self.key, &self.value]).map(|x| split_heads(x, self.heads));
         merge_heads(attention(q, k, v, AttentionOptions::new(mask), record))
     }
 }
@@ -102,7 +103,7 @@ impl Intermediate {
     }
 
     pub(in crate::models) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.act.forward(self.dense.forward(x))
+        self.dense.forward_activated(x, self.act)
     }
 }
 
@@ -122,6 +123,6 @@ impl Output {
     }
 
     pub(in crate::models) fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        self.layer_norm.forward(self.dense.forward(x) + residual)
+        self.layer_norm.forward_residual(self.dense.forward(x), residual)
     }
 }

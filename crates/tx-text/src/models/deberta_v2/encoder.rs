@@ -5,7 +5,7 @@ use burn::nn::PaddingConfig1d;
 use burn::nn::conv::{Conv1d, Conv1dConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tx_core::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, split_heads,
+    Activation, AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, merge_heads, project, split_heads,
 };
 use tx_core::task::{Record, TextInputs};
 
@@ -191,7 +191,7 @@ impl Layer {
     fn forward(&self, x: Tensor<3>, mask: &Mask, relative: Option<&Relative>, record: &mut Record) -> Tensor<3> {
         let Self { attention, intermediate, output } = self;
         let x = attention.output.forward(attention.self_.forward(x.clone(), mask, relative, record), x);
-        output.forward(intermediate.act.forward(intermediate.dense.forward(x.clone())), x)
+        output.forward(intermediate.dense.forward_activated(x.clone(), intermediate.act), x)
     }
 }
 
@@ -224,7 +224,7 @@ impl Output {
     }
 
     fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        self.layer_norm.forward(self.dense.forward(x) + residual)
+        self.layer_norm.forward_residual(self.dense.forward(x), residual)
     }
 }
 
@@ -264,8 +264,8 @@ impl SelfAttention {
     }
 
     fn forward(&self, x: Tensor<3>, mask: &Mask, relative: Option<&Relative>, record: &mut Record) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let (q, k, v) = (heads(&self.query_proj), heads(&self.key_proj), heads(&self.value_proj));
+        let [q, k, v] =
+            project(x, [&self.query_proj, &self.key_proj, &self.value_proj]).map(|x| split_heads(x, self.heads));
         // The terms count for the scale even where there is no relative attention.
         let terms = 1 + usize::from(self.c2p) + usize::from(self.p2c);
         let scale = 1.0 / ((terms * q.dims()[3]) as f64).sqrt();
@@ -319,6 +319,6 @@ impl ConvLayer {
 
     fn forward(&self, embeddings: Tensor<3>, x: Tensor<3>, mask: &Mask) -> Tensor<3> {
         let near = self.conv.forward(embeddings.swap_dims(1, 2)).swap_dims(1, 2);
-        zero_padding(self.layer_norm.forward(x + self.act.forward(near)), mask)
+        zero_padding(self.layer_norm.forward_residual(x, self.act.forward(near)), mask)
     }
 }

@@ -1,0 +1,68 @@
+//! What a machine can do at most, measured: the bounds that benchmarks are compared with.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use crate::cpu::rows;
+
+/// Runs of each measurement; the best one counts.
+const RUNS: usize = 5;
+
+/// Floating-point operations per second of fused multiply-adds in f32, on `threads` threads of the pool.
+pub fn matrix_peak(threads: usize) -> f64 {
+    const STEPS: usize = 2_000_000;
+    let seconds = best(|| {
+        (0..threads).into_par_iter().with_max_len(1).for_each(|i| {
+            black_box(fused_multiply_adds(STEPS, i as f32));
+        });
+    });
+    (threads * STEPS * LANES * CHAINS * 2) as f64 / seconds
+}
+
+/// Operations per second of products of bytes with VNNI, or of f32 where it is missing.
+pub fn int8_peak(threads: usize) -> f64 {
+    let factor = if crate::cpu::quantized::available() { 4.0 } else { 1.0 };
+    factor * matrix_peak(threads)
+}
+
+/// Bytes per second that `threads` threads of the pool read from an array that is larger than the caches.
+pub fn stream_bandwidth(threads: usize) -> f64 {
+    let array = vec![1f32; 1 << 28];
+    let seconds = best(|| {
+        let parts = array.par_chunks(array.len().div_ceil(threads * 64)).map(rows::sum);
+        black_box(parts.sum::<f32>());
+    });
+    size_of_val(array.as_slice()) as f64 / seconds
+}
+
+fn best(mut run: impl FnMut()) -> f64 {
+    run();
+    let seconds = (0..RUNS).map(|_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    });
+    seconds.fold(f64::INFINITY, f64::min)
+}
+
+/// f32 elements of the widest vector.
+const LANES: usize = 16;
+
+/// Sums that do not depend on each other: enough to hide the latency of the instruction.
+const CHAINS: usize = 24;
+
+multiversion! {
+    fn fused_multiply_adds(steps: usize, start: f32) -> f32 {
+        let mut sums = [[start; LANES]; CHAINS];
+        for _ in 0..steps {
+            for chain in &mut sums {
+                for sum in chain.iter_mut() {
+                    *sum = sum.mul_add(0.999, 0.5);
+                }
+            }
+        }
+        sums.as_flattened().iter().sum()
+    }
+}

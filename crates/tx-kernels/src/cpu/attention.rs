@@ -1,0 +1,201 @@
+//! Attention without the matrix of its weights: blocks of queries over blocks of keys, with a running softmax.
+//!
+//! Milakov & Gimelshein, 2018 (arXiv:1805.02867); Dao et al., 2022 (arXiv:2205.14135). The queries of a block lie in the
+//! lanes of vectors, so the softmax needs no sums across lanes, and its result is already the panel of the product with
+//! the values. Keys and values are read where they lie.
+
+use macerator::{Simd, WithSimd};
+
+use super::panels::{self, Panel, Panels};
+use super::product::{Out, parallel};
+use super::tile::{self, Broadcast, MAX_COLUMNS};
+use super::{Aligned, Scratch, rows};
+
+/// Keys whose scores are held at a time.
+const KEYS: usize = 512;
+
+/// `[batch, seq, heads, dim]` with elements of `dim` beside each other.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    pub data: &'a [f32],
+    /// Elements from one to the next along the first three axes.
+    pub strides: [usize; 3],
+}
+
+impl<'a> View<'a> {
+    fn row(&self, batch: usize, seq: usize, head: usize, dim: usize) -> &'a [f32] {
+        let start = batch * self.strides[0] + seq * self.strides[1] + head * self.strides[2];
+        &self.data[start..start + dim]
+    }
+}
+
+/// The arguments of an attention, see [`crate::attention`].
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    pub q: View<'a>,
+    pub k: View<'a>,
+    pub v: View<'a>,
+    pub batch: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    /// Heads of keys and values; a divisor of `heads`.
+    pub groups: usize,
+    /// Elements of a query and of a key.
+    pub dim: usize,
+    /// Elements of a value.
+    pub value_dim: usize,
+    pub scale: f32,
+    /// `[batch, keys]`: not zero is hidden.
+    pub padding: Option<&'a [u8]>,
+    pub before: Option<usize>,
+    pub after: Option<usize>,
+    /// `[batch, heads, queries, keys]` with the strides of the first three axes; added to the scaled scores.
+    pub bias: Option<View<'a>>,
+    /// `[batch, queries, heads, value_dim]`
+    pub out: Out,
+}
+
+impl Attention<'_> {
+    /// # Safety
+    /// `out` is valid for the result, and nothing else refers to it.
+    pub unsafe fn run(&self) {
+        // The rows of a head of keys: all queries of all its heads of queries.
+        let panels = Panels::new(self.heads / self.groups * self.queries);
+        let tasks = self.batch * self.groups * panels.count();
+        parallel(tasks, |task| {
+            let (pair, index) = (task / panels.count(), task % panels.count());
+            let (batch, group) = (pair / self.groups, pair % self.groups);
+            let block = Block { of: self, panels, panel: panels.get(index), batch, group };
+            macerator::AutoArch::new().dispatch(block);
+        });
+    }
+}
+
+/// Some queries that share a head of keys.
+struct Block<'a> {
+    of: &'a Attention<'a>,
+    panels: Panels,
+    panel: Panel,
+    batch: usize,
+    group: usize,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Self { of, panels, panel, batch, group } = self;
+        let width = panel.vectors * panels.shape.lanes;
+        // Head and query of each lane.
+        let mut lanes = [(0, 0); 64];
+        for (i, lane) in lanes[..panel.rows].iter_mut().enumerate() {
+            let row = panel.row + i;
+            *lane = (group * (of.heads / of.groups) + row / of.queries, row % of.queries);
+        }
+        let lanes = &lanes[..panel.rows];
+        let mut q = Scratch::<f32>::take(of.dim * width);
+        let mut lines: [&[f32]; 64] = [&[]; 64];
+        for (line, &(head, query)) in lines.iter_mut().zip(lanes) {
+            *line = of.q.row(batch, query, head, of.dim);
+        }
+        panels::pack(&lines[..panel.rows], of.dim, width, &mut q);
+        q.iter_mut().for_each(|q| *q *= of.scale);
+
+        let range = self.visible(lanes);
+        let mut scores = Scratch::<f32>::take((KEYS.min(range.len()) + MAX_COLUMNS) * width);
+        let mut sums = Scratch::<f32>::take((of.value_dim + MAX_COLUMNS) * width);
+        let mut part = Scratch::<f32>::take(if range.len() > KEYS { sums.len() } else { 0 });
+        let mut max = Aligned([f32::NEG_INFINITY; 64]);
+        let mut total = Aligned([0f32; 64]);
+        for first in range.clone().step_by(KEYS) {
+            let count = KEYS.min(range.end - first);
+            let start = |view: &View<'_>| {
+                view.data[batch * view.strides[0] + first * view.strides[1] + group * view.strides[2]..].as_ptr()
+            };
+            let k = Broadcast { start: start(&of.k), column: of.k.strides[1], step: 1 };
+            // SAFETY: `q` has `width` lanes for each element; `count` keys follow `first`; the scores have room for them.
+            unsafe {
+                tile::panel::<S, true>(panels.shape, panel.vectors, of.dim, q.as_ptr(), k, count, false, scores.as_mut_ptr());
+            }
+            let scores = &mut scores[..count * width];
+            if let Some(bias) = &of.bias {
+                for (lane, &(head, query)) in lanes.iter().enumerate() {
+                    let bias = &bias.row(batch, query, head, first + count)[first..];
+                    for (line, bias) in scores.chunks_exact_mut(width).zip(bias) {
+                        line[lane] += bias;
+                    }
+                }
+            }
+            self.hide(scores, width, first, lanes);
+
+            let mut old = max;
+            rows::lane_max(scores, &mut max.0[..width]);
+            rows::exp_difference(&mut old.0[..width], &max.0[..width]);
+            let factor = &old.0[..width];
+            total.0.iter_mut().zip(factor).for_each(|(total, factor)| *total *= factor);
+            rows::lane_exp(scores, &max.0[..width], &mut total.0[..width]);
+
+            let v = Broadcast { start: start(&of.v), column: 1, step: of.v.strides[1] };
+            let into = if first == range.start { &mut sums } else { &mut part };
+            // SAFETY: the scores have `width` lanes for each of `count` keys, each of which has a value.
+            unsafe {
+                let (x, out) = (scores.as_ptr(), into.as_mut_ptr());
+                tile::panel::<S, false>(panels.shape, panel.vectors, count, x, v, of.value_dim, false, out);
+            }
+            if first != range.start {
+                rows::lane_rescale(&mut sums[..of.value_dim * width], factor, &part[..of.value_dim * width]);
+            }
+        }
+        rows::lane_divide(&mut sums[..of.value_dim * width], &total.0[..width]);
+        let mut into = [std::ptr::null_mut(); 64];
+        for (pointer, &(head, query)) in into.iter_mut().zip(lanes) {
+            let row = (batch * of.queries + query) * of.heads + head;
+            *pointer = of.out.get().wrapping_add(row * of.value_dim);
+        }
+        // SAFETY: this block alone writes the rows of its queries.
+        unsafe { panels::unpack(&sums, of.value_dim, width, &into[..lanes.len()]) };
+    }
+}
+
+impl Block<'_> {
+    /// The keys from the first to the last that any of the queries may see; all if none may be seen.
+    fn visible(&self, lanes: &[(usize, usize)]) -> std::ops::Range<usize> {
+        let of = self.of;
+        let positions = || lanes.iter().map(|&(_, query)| of.keys - of.queries + query);
+        let (low, high) = (positions().min().unwrap_or(0), positions().max().unwrap_or(0));
+        let mut start = of.before.map_or(0, |before| low.saturating_sub(before));
+        let mut end = of.after.map_or(of.keys, |after| (high + after + 1).min(of.keys));
+        if let Some(padding) = of.padding {
+            let padding = &padding[self.batch * of.keys..(self.batch + 1) * of.keys];
+            start += padding[start..end].iter().take_while(|&&hidden| hidden != 0).count();
+            end -= padding[start..end].iter().rev().take_while(|&&hidden| hidden != 0).count();
+        }
+        if start < end { start..end } else { 0..of.keys }
+    }
+
+    /// Gives the lowest score to what may not be seen.
+    fn hide(&self, scores: &mut [f32], width: usize, first: usize, lanes: &[(usize, usize)]) {
+        let of = self.of;
+        let padding = of.padding.map(|padding| &padding[self.batch * of.keys..]);
+        let windowed = of.before.is_some() || of.after.is_some();
+        if padding.is_none() && !windowed {
+            return;
+        }
+        for (key, line) in (first..).zip(scores.chunks_exact_mut(width)) {
+            if padding.is_some_and(|padding| padding[key] != 0) {
+                line.fill(f32::MIN);
+            } else if windowed {
+                for (score, &(_, query)) in line.iter_mut().zip(lanes) {
+                    let position = of.keys - of.queries + query;
+                    let hidden = of.before.is_some_and(|before| key + before < position)
+                        || of.after.is_some_and(|after| key > position + after);
+                    if hidden {
+                        *score = f32::MIN;
+                    }
+                }
+            }
+        }
+    }
+}

