@@ -22,7 +22,8 @@ const MAX_THREADS: usize = 1024;
 /// What the main thread has, too: whole commands run on the pool. Only what is used of it takes memory.
 const STACK_SIZE: usize = 8 << 20;
 
-/// Starts the threads: as many as `threads` says, else the variable `TX_NUM_THREADS`, else one for each physical core
+/// Sets this process up to compute: the allocator keeps what is freed (`tx_kernels::keep_freed_memory`), and the threads
+/// are started: as many as `threads` says, else the variable `TX_NUM_THREADS`, else one for each physical core
 /// that this process may use. Returns their number. Once they run, another call starts nothing.
 ///
 /// # Errors
@@ -36,7 +37,10 @@ pub fn init(threads: Option<usize>) -> Result<usize> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(count).stack_size(STACK_SIZE);
     match pool.thread_name(|i| format!("tx-{i}")).build_global() {
-        Ok(()) => Ok(count),
+        Ok(()) => {
+            tx_kernels::keep_freed_memory();
+            Ok(count)
+        }
         Err(error) if error.source().is_some() => {
             let found = format_args!("{count}, which the system refuses to start ({error})");
             Err(Error::input("--threads", found, "a smaller number"))

@@ -10,15 +10,24 @@ use crate::cpu::rows;
 /// Runs of each measurement; the best one counts.
 const RUNS: usize = 5;
 
+/// Steps of [`fused_multiply_adds`].
+const STEPS: usize = 2_000_000;
+
 /// Floating-point operations per second of fused multiply-adds in f32, on `threads` threads of the pool.
 pub fn matrix_peak(threads: usize) -> f64 {
-    const STEPS: usize = 2_000_000;
-    let seconds = best(|| {
-        (0..threads).into_par_iter().with_max_len(1).for_each(|i| {
-            black_box(fused_multiply_adds(STEPS, i as f32));
-        });
+    operations(threads) as f64 / best(|| fused_multiply_adds(threads))
+}
+
+/// Floating-point operations of one call of [`fused_multiply_adds`].
+pub fn operations(threads: usize) -> usize {
+    threads * STEPS * LANES * CHAINS * 2
+}
+
+/// Multiplies and adds in registers alone, on `threads` threads of the pool.
+pub fn fused_multiply_adds(threads: usize) {
+    (0..threads).into_par_iter().with_max_len(1).for_each(|i| {
+        black_box(chains(STEPS, i as f32));
     });
-    (threads * STEPS * LANES * CHAINS * 2) as f64 / seconds
 }
 
 /// Operations per second of products of bytes with VNNI, or of f32 where it is missing.
@@ -31,10 +40,15 @@ pub fn int8_peak(threads: usize) -> f64 {
 pub fn stream_bandwidth(threads: usize) -> f64 {
     let array = vec![1f32; 1 << 28];
     let seconds = best(|| {
-        let parts = array.par_chunks(array.len().div_ceil(threads * 64)).map(rows::sum);
+        let parts = array.par_chunks(array.len().div_ceil(threads)).with_max_len(1).map(rows::sum);
         black_box(parts.sum::<f32>());
     });
     size_of_val(array.as_slice()) as f64 / seconds
+}
+
+/// The sum of an array, read by all threads of the pool.
+pub fn sum(array: &[f32]) -> f32 {
+    array.par_chunks(1 << 16).map(rows::sum).sum()
 }
 
 fn best(mut run: impl FnMut()) -> f64 {
@@ -54,7 +68,7 @@ const LANES: usize = 16;
 const CHAINS: usize = 24;
 
 multiversion! {
-    fn fused_multiply_adds(steps: usize, start: f32) -> f32 {
+    fn chains(steps: usize, start: f32) -> f32 {
         let mut sums = [[start; LANES]; CHAINS];
         for _ in 0..steps {
             for chain in &mut sums {

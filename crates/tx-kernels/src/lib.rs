@@ -11,6 +11,7 @@
 //! | `attention.rs` | [`attention`], its [`Mask`] |
 //! | `embedding.rs` | [`embedding`] |
 //! | `linear.rs` | [`linear`], [`linears`] |
+//! | `memory.rs` | [`keep_freed_memory`] |
 //! | `norm.rs` | [`layer_norm`], [`rms_norm`] |
 //! | `quantize.rs` | [`quantize_int8`], [`quantize_int4`], [`dequantize`] |
 //! | `rotary.rs` | [`rotary`] |
@@ -29,6 +30,7 @@ pub mod ceilings;
 mod cpu;
 mod embedding;
 mod linear;
+mod memory;
 mod norm;
 mod quantize;
 mod rotary;
@@ -39,6 +41,7 @@ pub use activation::{Pointwise, gelu, gelu_tanh, silu, softmax, swiglu};
 pub use attention::{AttentionOptions, Mask, attention, attention_weights};
 pub use embedding::embedding;
 pub use linear::{linear, linears};
+pub use memory::keep_freed_memory;
 pub use norm::{layer_norm, rms_norm};
 pub use quantize::{can_quantize, dequantize, quantize_int4, quantize_int8};
 pub use rotary::rotary;

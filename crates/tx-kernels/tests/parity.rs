@@ -1,9 +1,10 @@
 //! Every operation on its fast body against its reference body, over odd sizes, strides and dtypes.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use tx_kernels::{
-    AttentionOptions, Mask, Pointwise, attention, attention_weights, dequantize, embedding, layer_norm, linear, linears,
-    quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference,
+    AttentionOptions, Mask, Pointwise, attention, attention_weights, dequantize, embedding, layer_norm, linear,
+    linears, quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -91,7 +92,8 @@ fn quantized_products_are_those_of_the_dequantized_weight() {
 fn quantized_rows_keep_their_own_scale() {
     let w = quantize_int8(random([64, 256]));
     let x = random([24, 256]);
-    let scales = Tensor::<1>::from_floats(std::array::from_fn::<f32, 24, _>(|i| 10f32.powi(i as i32 % 7 - 3)), &Device::flex());
+    let scales =
+        Tensor::<1>::from_floats(std::array::from_fn::<f32, 24, _>(|i| 10f32.powi(i as i32 % 7 - 3)), &Device::flex());
     let scaled = linear(x.clone() * scales.clone().unsqueeze_dim(1), w.clone(), None, None);
     close(scaled, linear(x, w.clone(), None, None) * scales.unsqueeze_dim(1), 1e-5, "scaled rows");
     let zeros = linear(Tensor::<2>::zeros([9, 256], &Device::flex()), w, None, None);
@@ -114,8 +116,11 @@ fn attention_takes_every_mask_and_shape() {
         (2, 5, 90, 3, 3, 10),
         (1, 40, 1100, 2, 1, 24),
     ] {
-        let (q, k, v) =
-            (random([batch, queries, heads, dim]), random([batch, keys, groups, dim]), random([batch, keys, groups, dim]));
+        let (q, k, v) = (
+            random([batch, queries, heads, dim]),
+            random([batch, keys, groups, dim]),
+            random([batch, keys, groups, dim]),
+        );
         let masks = [
             Mask::default(),
             Mask { padding: Some(padding(batch, keys)), ..Mask::default() },

@@ -86,9 +86,12 @@ impl Peer {
     }
 }
 
+/// tx, and then its peers.
+type Sides = Vec<Box<dyn Side>>;
+
 impl Workload {
     /// Starts tx, which comes first, and those peers that can do this; with what it costs at least.
-    pub fn start(self, peers: &[Peer], setup: &Setup) -> Result<(Vec<Box<dyn Side>>, Option<Cost>)> {
+    pub fn start(self, peers: &[Peer], setup: &Setup) -> Result<(Sides, Option<Cost>)> {
         let output = setup.scratch.path().join("output");
         let mut sides: Vec<Box<dyn Side>> = Vec::new();
         let cost = match self {

@@ -66,7 +66,7 @@ impl Attention<'_> {
         parallel(tasks, |task| {
             let (pair, index) = (task / panels.count(), task % panels.count());
             let (batch, group) = (pair / self.groups, pair % self.groups);
-            let block = Block { of: self, panels, panel: panels.get(index), batch, group };
+            let block = Block { of: self, panel: panels.get(index), batch, group };
             macerator::AutoArch::new().dispatch(block);
         });
     }
@@ -75,7 +75,6 @@ impl Attention<'_> {
 /// Some queries that share a head of keys.
 struct Block<'a> {
     of: &'a Attention<'a>,
-    panels: Panels,
     panel: Panel,
     batch: usize,
     group: usize,
@@ -86,8 +85,8 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Self { of, panels, panel, batch, group } = self;
-        let width = panel.vectors * panels.shape.lanes;
+        let Self { of, panel, batch, group } = self;
+        let width = panel.width;
         // Head and query of each lane.
         let mut lanes = [(0, 0); 64];
         for (i, lane) in lanes[..panel.rows].iter_mut().enumerate() {
@@ -117,7 +116,7 @@ impl WithSimd for Block<'_> {
             let k = Broadcast { start: start(&of.k), column: of.k.strides[1], step: 1 };
             // SAFETY: `q` has `width` lanes for each element; `count` keys follow `first`; the scores have room for them.
             unsafe {
-                tile::panel::<S, true>(panels.shape, panel.vectors, of.dim, q.as_ptr(), k, count, false, scores.as_mut_ptr());
+                tile::panel::<S, true>(&panel, of.dim, q.as_ptr(), k, count, false, scores.as_mut_ptr());
             }
             let scores = &mut scores[..count * width];
             if let Some(bias) = &of.bias {
@@ -142,7 +141,7 @@ impl WithSimd for Block<'_> {
             // SAFETY: the scores have `width` lanes for each of `count` keys, each of which has a value.
             unsafe {
                 let (x, out) = (scores.as_ptr(), into.as_mut_ptr());
-                tile::panel::<S, false>(panels.shape, panel.vectors, count, x, v, of.value_dim, false, out);
+                tile::panel::<S, false>(&panel, count, x, v, of.value_dim, false, out);
             }
             if first != range.start {
                 rows::lane_rescale(&mut sums[..of.value_dim * width], factor, &part[..of.value_dim * width]);

@@ -87,6 +87,7 @@ fn wrap<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
 }
 
 /// Applies `kernel` to whole rows of `row` elements, several rows per task; in place if nothing else holds `x`.
+#[expect(clippy::result_large_err, reason = "what is not taken goes back")]
 fn rows_in_place<const D: usize>(
     x: Tensor<D>,
     row: usize,
@@ -109,7 +110,10 @@ fn rows_in_place<const D: usize>(
         let rows = |values: &mut [f32]| values.chunks_mut(row).for_each(&kernel);
         if values.len() <= chunk { rows(values) } else { values.par_chunks_mut(chunk).for_each(rows) }
     };
-    if tensor.is_unique() && tensor.layout().start_offset() == 0 && tensor.bytes().len() == 4 * shape.iter().product::<usize>() {
+    if tensor.is_unique()
+        && tensor.layout().start_offset() == 0
+        && tensor.bytes().len() == 4 * shape.iter().product::<usize>()
+    {
         if let Some(values) = tensor.try_storage_mut::<f32>() {
             run(values);
         }
@@ -120,10 +124,12 @@ fn rows_in_place<const D: usize>(
     Ok(wrap(values, shape))
 }
 
+#[expect(clippy::result_large_err, reason = "what is not taken goes back")]
 pub fn pointwise<const D: usize>(x: Tensor<D>, act: Pointwise) -> Result<Tensor<D>, Tensor<D>> {
     rows_in_place(x, CHUNK, |x| rows::pointwise(act, x))
 }
 
+#[expect(clippy::result_large_err, reason = "what is not taken goes back")]
 pub fn softmax<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
     let row = x.dims()[D - 1];
     rows_in_place(x, row, rows::softmax)
@@ -314,12 +320,7 @@ fn view(x: &FlexTensor) -> View<'_> {
     }
 }
 
-pub fn attention(
-    q: &Tensor<4>,
-    k: &Tensor<4>,
-    v: &Tensor<4>,
-    options: &AttentionOptions<'_>,
-) -> Option<Tensor<4>> {
+pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &AttentionOptions<'_>) -> Option<Tensor<4>> {
     let [batch, queries, heads, dim] = q.dims();
     let [_, keys, groups, _] = k.dims();
     let value_dim = v.dims()[3];
@@ -349,10 +350,10 @@ pub fn attention(
         before: options.mask.before,
         after: options.mask.after,
         // The view's axes are batch, seq, heads: those of the bias are batch, heads, queries.
-        bias: bias.as_ref().map(view).map(|view| View {
-            strides: [view.strides[0], view.strides[2], view.strides[1]],
-            ..view
-        }),
+        bias: bias
+            .as_ref()
+            .map(view)
+            .map(|view| View { strides: [view.strides[0], view.strides[2], view.strides[1]], ..view }),
         out,
     };
     // SAFETY: every query of every head has a row of the result.

@@ -1,6 +1,6 @@
 //! Rearranging rows into panels, and blocks of columns back into rows.
 
-use super::tile::Shape;
+use super::tile::{self, Shape};
 
 /// How the rows of a matrix are cut into panels: full ones, and a narrower last one.
 #[derive(Debug, Clone, Copy)]
@@ -11,12 +11,19 @@ pub struct Panels {
     pub shape: Shape,
 }
 
-/// One panel: its first row, its rows and its vectors.
+/// One panel.
 #[derive(Debug, Clone, Copy)]
 pub struct Panel {
+    /// Its first row.
     pub row: usize,
+    /// How many rows it has.
     pub rows: usize,
+    /// How many vectors hold them.
     pub vectors: usize,
+    /// The lanes of these.
+    pub width: usize,
+    /// Columns of its tiles.
+    pub columns: usize,
 }
 
 impl Panels {
@@ -37,7 +44,9 @@ impl Panels {
     pub fn get(self, index: usize) -> Panel {
         let row = index * self.shape.panel();
         let rows = (self.rows - row).min(self.shape.panel());
-        Panel { row, rows, vectors: rows.div_ceil(self.shape.lanes) }
+        let vectors = rows.div_ceil(self.shape.lanes);
+        let (width, columns) = (vectors * self.shape.lanes, tile::columns(vectors, self.shape.registers));
+        Panel { row, rows, vectors, width, columns }
     }
 }
 
@@ -136,8 +145,10 @@ unsafe fn transpose16_avx512(lines: &[*const f32; 16], to: *mut f32, stride: usi
     // t[4q + e] holds, in its 128-bit lane L, element 4L + e of lines 4q..4q+4: a 4×4 transpose of lanes remains.
     for e in 0..4 {
         let (a, b, c, d) = (t[e], t[4 + e], t[8 + e], t[12 + e]);
-        let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0b10_00_10_00>(c, d), _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d));
+        let (ab_even, ab_odd) =
+            (_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
+        let (cd_even, cd_odd) =
+            (_mm512_shuffle_f32x4::<0b10_00_10_00>(c, d), _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d));
         let columns = [
             (e, _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_even, cd_even)),
             (4 + e, _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_odd, cd_odd)),

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::panels::{self, Panels};
+use super::panels::{self, Panel, Panels};
 use super::quantized::{self, Int4, Int8};
 use super::tile::{self, Broadcast};
 use super::{Aligned, Scratch, rows};
@@ -121,7 +121,7 @@ unsafe fn paneled(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], 
     packed.par_chunks_mut((panels.shape.panel() * steps).max(1)).enumerate().for_each(|(index, packed)| {
         let panel = panels.get(index);
         let lines: Vec<&[f32]> = x[panel.row * steps..][..panel.rows * steps].chunks_exact(steps).collect();
-        panels::pack(&lines, steps, panel.vectors * panels.shape.lanes, packed);
+        panels::pack(&lines, steps, panel.width, packed);
     });
     let blocks = blocks(factors);
     let group = (L2_BYTES / (panels.shape.panel() * steps * 4).max(1)).clamp(1, panels.count());
@@ -175,58 +175,42 @@ impl WithSimd for Block<'_> {
         let mut block = Aligned([0f32; (COLUMNS + tile::MAX_COLUMNS) * 64]);
         for index in first..last {
             let panel = panels.get(index);
-            let width = panel.vectors * panels.shape.lanes;
-            let x = &packed[panel.row * steps..][..width * steps];
+            let x = &packed[panel.row * steps..][..panel.width * steps];
             // SAFETY: the panel has `width` lanes for each step, w has `count` columns; the block has room for them.
             unsafe {
-                tile::panel::<S, true>(
-                    panels.shape,
-                    panel.vectors,
-                    steps,
-                    x.as_ptr(),
-                    w,
-                    count,
-                    in_place && index == first,
-                    block.0.as_mut_ptr(),
-                );
+                let (ahead, out) = (in_place && index == first, block.0.as_mut_ptr());
+                tile::panel::<S, true>(&panel, steps, x.as_ptr(), w, count, ahead, out);
             }
             // SAFETY: this task alone writes these columns of these rows.
-            unsafe { finish(&mut block.0, width, panel.row, panel.rows, factor, column, count, act) };
+            unsafe { finish(&mut block.0, &panel, factor, column, act) };
         }
     }
 }
 
-/// Adds the bias to a block `[columns][width]`, applies the activation and writes the rows.
+/// Adds the bias to a block `[columns][width]` of a panel, applies the activation and writes the rows.
 ///
 /// # Safety
-/// The factor's `out` has these rows and columns, and nothing else refers to them.
+/// The factor's `out` has these rows, and nothing else refers to them in the columns of this block.
 #[inline(always)]
-pub unsafe fn finish(
-    block: &mut [f32],
-    width: usize,
-    row: usize,
-    rows: usize,
-    factor: &Factor<'_>,
-    column: usize,
-    count: usize,
-    act: Option<Pointwise>,
-) {
+pub unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: usize, act: Option<Pointwise>) {
+    let count = COLUMNS.min(factor.columns - column);
+    let block = &mut block[..count * panel.width];
     if let Some(bias) = factor.bias {
-        for (sums, &bias) in block.chunks_exact_mut(width).zip(&bias[column..column + count]) {
+        for (sums, &bias) in block.chunks_exact_mut(panel.width).zip(&bias[column..column + count]) {
             for sum in sums {
                 *sum += bias;
             }
         }
     }
     if let Some(act) = act {
-        rows::pointwise(act, &mut block[..count * width]);
+        rows::pointwise(act, block);
     }
     let mut into = [std::ptr::null_mut(); 64];
-    for (r, pointer) in into[..rows].iter_mut().enumerate() {
-        *pointer = factor.out.get().wrapping_add((row + r) * factor.columns + column);
+    for (r, pointer) in into[..panel.rows].iter_mut().enumerate() {
+        *pointer = factor.out.get().wrapping_add((panel.row + r) * factor.columns + column);
     }
     // SAFETY: as above.
-    unsafe { panels::unpack(block, count, width, &into[..rows]) };
+    unsafe { panels::unpack(block, count, panel.width, &into[..panel.rows]) };
 }
 
 /// Columns that are computed together in a product with few rows.
@@ -244,7 +228,15 @@ unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act
         let factor = &factors[factor];
         let count = COLUMNS.min(factor.columns - column);
         let mut sums = [[0f32; COLUMNS]; FEW_ROWS];
-        macerator::AutoArch::new().dispatch(Dots { x, rows, steps, weight: factor.weight, column, count, sums: &mut sums });
+        macerator::AutoArch::new().dispatch(Dots {
+            x,
+            rows,
+            steps,
+            weight: factor.weight,
+            column,
+            count,
+            sums: &mut sums,
+        });
         for (row, sums) in sums[..rows].iter_mut().enumerate() {
             let sums = &mut sums[..count];
             if let Some(bias) = factor.bias {

@@ -39,9 +39,7 @@ impl Int8<'_> {
     /// Widens a range of values, whole blocks of one or several columns.
     pub fn widen(&self, range: std::ops::Range<usize>, to: &mut [f32]) {
         let scales = &self.scales[range.start / self.block..];
-        for ((to, values), &scale) in
-            to.chunks_mut(self.block).zip(self.values[range].chunks(self.block)).zip(scales)
-        {
+        for ((to, values), &scale) in to.chunks_mut(self.block).zip(self.values[range].chunks(self.block)).zip(scales) {
             rows::widen_int8(values, scale, to);
         }
     }
@@ -88,7 +86,6 @@ mod vnni {
     use crate::Pointwise;
     use crate::cpu::panels::{self, Panels};
     use crate::cpu::product::{COLUMNS, Factor, L2_BYTES, Weight, blocks, finish, parallel};
-    use crate::cpu::tile::columns;
     use crate::cpu::{Aligned, Scratch, rows};
 
     /// Rows up to which each is multiplied by whole rows of the weight.
@@ -102,7 +99,9 @@ mod vnni {
 
     /// Whether this processor has VNNI on 512-bit vectors.
     pub fn available() -> bool {
-        is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl")
+        is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
     }
 
     /// The products of `x: [rows, steps]` with quantized factors; `steps` is a multiple of 64.
@@ -142,7 +141,7 @@ mod vnni {
             // SAFETY: scratch memory is aligned, every pattern of bits is an f32, and steps is a multiple of 4.
             let rows = unsafe { std::slice::from_raw_parts(rows.as_ptr().cast::<f32>(), rows.len() / 4) };
             let lines: Vec<&[f32]> = rows.chunks_exact(quads).collect();
-            panels::pack(&lines, quads, panel.vectors * panels.shape.lanes, packed);
+            panels::pack(&lines, quads, panel.width, packed);
         });
         let blocks = blocks(factors);
         let group = (L2_BYTES / (panels.shape.panel() * steps)).clamp(1, panels.count());
@@ -182,9 +181,9 @@ mod vnni {
         };
         let mut out = Aligned([0f32; (COLUMNS + 12) * 64]);
         for (index, panel) in panels.enumerate() {
-            let width = panel.vectors * 16;
+            let width = panel.width;
             let x_panel = packed[panel.row * steps / 4..][..width * steps / 4].as_ptr();
-            let c = columns(panel.vectors, 32);
+            let c = panel.columns;
             for first in (0..count).step_by(c) {
                 let tile = Tile {
                     steps,
@@ -215,7 +214,7 @@ mod vnni {
                 }
             }
             // SAFETY: this task alone writes these rows and columns.
-            unsafe { finish(&mut out.0, width, panel.row, panel.rows, factor, column, count, act) };
+            unsafe { finish(&mut out.0, &panel, factor, column, act) };
         }
     }
 
@@ -253,8 +252,7 @@ mod vnni {
         unsafe fn run<const V: usize, const C: usize>(&self, out: *mut f32) {
             let blocks = self.steps / self.block;
             let quads = self.block / 4;
-            let w: [*const i8; C] =
-                std::array::from_fn(|i| self.w.wrapping_add(i.min(self.valid - 1) * self.steps));
+            let w: [*const i8; C] = std::array::from_fn(|i| self.w.wrapping_add(i.min(self.valid - 1) * self.steps));
             let scales: [*const f32; C] =
                 std::array::from_fn(|i| self.scales.wrapping_add(i.min(self.valid - 1) * blocks));
             let mut x = self.x;
@@ -356,7 +354,8 @@ mod vnni {
     fn dot8(x: &[u8], w: &Int8<'_>, at: [usize; DOTS]) -> [f32; DOTS] {
         let steps = x.len();
         let columns: [&[i8]; DOTS] = at.map(|column| &w.values[column * steps..(column + 1) * steps]);
-        let scales: [&[f32]; DOTS] = at.map(|column| &w.scales[column * (steps / w.block)..(column + 1) * (steps / w.block)]);
+        let scales: [&[f32]; DOTS] =
+            at.map(|column| &w.scales[column * (steps / w.block)..(column + 1) * (steps / w.block)]);
         let mut totals = [_mm512_setzero_ps(); DOTS];
         let load = |values: *const u8| {
             // SAFETY: called with chunks of 64 bytes.
@@ -388,7 +387,8 @@ mod vnni {
     fn dot4(x: &[u8], w: &Int4<'_>, at: [usize; DOTS]) -> [f32; DOTS] {
         let steps = x.len();
         let columns: [&[u8]; DOTS] = at.map(|column| &w.values[column * (steps / 2)..(column + 1) * (steps / 2)]);
-        let scales: [&[f32]; DOTS] = at.map(|column| &w.scales[column * (steps / BLOCK)..(column + 1) * (steps / BLOCK)]);
+        let scales: [&[f32]; DOTS] =
+            at.map(|column| &w.scales[column * (steps / BLOCK)..(column + 1) * (steps / BLOCK)]);
         let (low, eight) = (_mm256_set1_epi8(15), _mm512_set1_epi8(8));
         let mut totals = [_mm512_setzero_ps(); DOTS];
         for k in (0..steps).step_by(VECTOR) {

@@ -6,6 +6,8 @@
 
 use macerator::{Scalar, Simd, Vector, WithSimd};
 
+use super::panels::Panel;
+
 /// The most columns that a tile has.
 pub const MAX_COLUMNS: usize = 12;
 
@@ -163,14 +165,14 @@ unsafe fn step<S: Simd, const V: usize, const C: usize>(
     }
 }
 
-/// [`tile`] over any number of columns and for a panel of `vectors` vectors: `out` is `[columns][vectors · lanes]`.
+/// [`tile`] over any number of columns and for a panel: `out` is `[columns][width]`. `ahead` says to fetch what follows
+/// each tile.
 ///
 /// # Safety
 /// As [`tile`], for `count` columns; `out` has room for `count` rounded up to a multiple of [`columns`].
 #[inline(always)]
 pub unsafe fn panel<S: Simd, const UNIT_STEP: bool>(
-    shape: Shape,
-    vectors: usize,
+    panel: &Panel,
     steps: usize,
     x: *const f32,
     w: Broadcast,
@@ -178,8 +180,7 @@ pub unsafe fn panel<S: Simd, const UNIT_STEP: bool>(
     ahead: bool,
     out: *mut f32,
 ) {
-    let width = vectors * f32::lanes::<S>();
-    let c = columns(vectors, shape.registers);
+    let c = panel.columns;
     let mut column = 0;
     while column < count {
         let valid = c.min(count - column);
@@ -187,8 +188,8 @@ pub unsafe fn panel<S: Simd, const UNIT_STEP: bool>(
         let next = if ahead { here.start.wrapping_add(c * w.column) } else { std::ptr::null() };
         // SAFETY: `valid` columns from `column` on are in w, and c columns fit into out.
         unsafe {
-            let out = out.add(column * width);
-            match (vectors, c) {
+            let out = out.add(column * panel.width);
+            match (panel.vectors, c) {
                 (1, _) => tile::<S, 1, 12, UNIT_STEP>(steps, x, here, valid, next, out),
                 (2, 12) => tile::<S, 2, 12, UNIT_STEP>(steps, x, here, valid, next, out),
                 (2, _) => tile::<S, 2, 6, UNIT_STEP>(steps, x, here, valid, next, out),
