@@ -3,9 +3,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use macerator::{Scalar, Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
 use crate::cpu::rows;
+use crate::cpu::tile::Shape;
 
 /// Runs of each measurement; the best one counts.
 const RUNS: usize = 5;
@@ -20,13 +22,13 @@ pub fn matrix_peak(threads: usize) -> f64 {
 
 /// Floating-point operations of one call of [`fused_multiply_adds`].
 pub fn operations(threads: usize) -> usize {
-    threads * STEPS * LANES * CHAINS * 2
+    threads * STEPS * lanes() * CHAINS * 2
 }
 
 /// Multiplies and adds in registers alone, on `threads` threads of the pool.
 pub fn fused_multiply_adds(threads: usize) {
     (0..threads).into_par_iter().with_max_len(1).for_each(|i| {
-        black_box(chains(STEPS, i as f32));
+        black_box(macerator::AutoArch::new().dispatch(Chains { start: i as f32 }));
     });
 }
 
@@ -61,22 +63,31 @@ fn best(mut run: impl FnMut()) -> f64 {
     seconds.fold(f64::INFINITY, f64::min)
 }
 
-/// f32 elements of the widest vector.
-const LANES: usize = 16;
+/// f32 elements of a vector.
+fn lanes() -> usize {
+    Shape::detect().lanes
+}
 
 /// Sums that do not depend on each other: enough to hide the latency of the instruction.
-const CHAINS: usize = 24;
+const CHAINS: usize = 12;
 
-multiversion! {
-    fn chains(steps: usize, start: f32) -> f32 {
-        let mut sums = [[start; LANES]; CHAINS];
-        for _ in 0..steps {
-            for chain in &mut sums {
-                for sum in chain.iter_mut() {
-                    *sum = sum.mul_add(0.999, 0.5);
-                }
+/// [`STEPS`] steps of [`CHAINS`] chains.
+struct Chains {
+    start: f32,
+}
+
+impl WithSimd for Chains {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) -> f32 {
+        let (factor, term): (Vector<S, f32>, Vector<S, f32>) = (0.999f32.splat(), 0.5f32.splat());
+        let mut sums: [Vector<S, f32>; CHAINS] = [self.start.splat(); CHAINS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = sum.mul_add(factor, term);
             }
         }
-        sums.as_flattened().iter().sum()
+        sums.into_iter().map(Vector::reduce_add).sum()
     }
 }

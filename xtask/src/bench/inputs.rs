@@ -83,125 +83,25 @@ impl Random {
 pub const SENTENCE: &str = "A quiet harbour town wakes slowly while the first fishing boats return with the tide.";
 
 /// The words of the others.
-const WORDS: &[&str] = &[
-    "a",
-    "about",
-    "after",
-    "all",
-    "also",
-    "and",
-    "answer",
-    "are",
-    "at",
-    "because",
-    "before",
-    "between",
-    "bridge",
-    "bright",
-    "by",
-    "can",
-    "century",
-    "children",
-    "city",
-    "cold",
-    "could",
-    "country",
-    "different",
-    "do",
-    "early",
-    "engineers",
-    "every",
-    "first",
-    "for",
-    "forest",
-    "found",
-    "from",
-    "garden",
-    "government",
-    "had",
-    "harbour",
-    "have",
-    "history",
-    "important",
-    "in",
-    "is",
-    "it",
-    "kitchen",
-    "language",
-    "later",
-    "letter",
-    "light",
-    "long",
-    "machine",
-    "many",
-    "market",
-    "measured",
-    "might",
-    "morning",
-    "mountain",
-    "music",
-    "never",
-    "new",
-    "night",
-    "not",
-    "of",
-    "old",
-    "on",
-    "or",
-    "other",
-    "people",
-    "question",
-    "quiet",
-    "rain",
-    "river",
-    "school",
-    "science",
-    "several",
-    "she",
-    "should",
-    "slowly",
-    "some",
-    "station",
-    "still",
-    "story",
-    "teacher",
-    "than",
-    "that",
-    "the",
-    "their",
-    "then",
-    "there",
-    "they",
-    "this",
-    "through",
-    "train",
-    "travelled",
-    "under",
-    "unexpected",
-    "village",
-    "was",
-    "water",
-    "were",
-    "when",
-    "which",
-    "window",
-    "winter",
-    "with",
-    "without",
-    "would",
-    "year",
-];
+const WORDS: &str = "\
+    a about after all also and answer are at because before between bridge bright by can century children city cold \
+    could country different do early engineers every first for forest found from garden government had harbour have \
+    history important in is it kitchen language later letter light long machine many market measured might morning \
+    mountain music never new night not of old on or other people question quiet rain river school science several \
+    she should slowly some station still story teacher than that the their then there they this through train \
+    travelled under unexpected village was water were when which window winter with without would year";
 
 /// Sentences of 3 to 60 words, one per line; a single one is [`SENTENCE`].
 pub fn sentences(count: usize) -> String {
     if count == 1 {
         return format!("{SENTENCE}\n");
     }
+    let vocabulary: Vec<&str> = WORDS.split(' ').collect();
     let mut random = Random::new();
     let mut text = String::new();
     for _ in 0..count {
         let words = 3 + random.below(58);
-        let words: Vec<_> = (0..words).map(|_| WORDS[random.below(WORDS.len())]).collect();
+        let words: Vec<_> = (0..words).map(|_| vocabulary[random.below(vocabulary.len())]).collect();
         text += &words.join(" ");
         text += ".\n";
     }

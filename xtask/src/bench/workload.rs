@@ -109,7 +109,7 @@ impl Workload {
                 sides.push(Box::new(tx));
                 for peer in peers {
                     let mut command = match peer {
-                        // Its int8 needs a model made for it: those who do nothing compute in f32.
+                        // In f32 even beside int8: it quantizes no model that was not prepared for that.
                         Peer::Torch => arguments(setup.python("torch_forward.py")?),
                         Peer::OnnxRuntime => {
                             let onnx = onnx(&model, setup)?;

@@ -116,7 +116,7 @@ impl WithSimd for Block<'_> {
             let k = Broadcast { start: start(&of.k), column: of.k.strides[1], step: 1 };
             // SAFETY: `q` has `width` lanes for each element; `count` keys follow `first`; the scores have room for them.
             unsafe {
-                tile::panel::<S, true>(&panel, of.dim, q.as_ptr(), k, count, false, scores.as_mut_ptr());
+                tile::panel::<S, true>(&panel, of.dim, q.as_ptr(), k, count, std::ptr::null(), scores.as_mut_ptr());
             }
             let scores = &mut scores[..count * width];
             if let Some(bias) = &of.bias {
@@ -141,7 +141,7 @@ impl WithSimd for Block<'_> {
             // SAFETY: the scores have `width` lanes for each of `count` keys, each of which has a value.
             unsafe {
                 let (x, out) = (scores.as_ptr(), into.as_mut_ptr());
-                tile::panel::<S, false>(&panel, count, x, v, of.value_dim, false, out);
+                tile::panel::<S, false>(&panel, count, x, v, of.value_dim, std::ptr::null(), out);
             }
             if first != range.start {
                 rows::lane_rescale(&mut sums[..of.value_dim * width], factor, &part[..of.value_dim * width]);

@@ -20,7 +20,7 @@ pub mod product;
 pub mod quantized;
 pub mod rows;
 mod scratch;
-mod tile;
+pub mod tile;
 
 use burn::backend::flex::{FlexQTensor, FlexTensor, Layout};
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};

@@ -20,6 +20,9 @@ pub const COLUMNS: usize = 48;
 /// How much of the packed rows stays in the second-level cache beside the weights of a block.
 pub const L2_BYTES: usize = 3 << 19;
 
+/// Panels from which on a block of weights is copied before they use it.
+const COPY_PANELS: usize = 2;
+
 /// Rows up to which dot products are faster than panels, which compute a whole vector of rows.
 const FEW_ROWS: usize = 4;
 
@@ -162,13 +165,21 @@ impl WithSimd for Block<'_> {
     fn with_simd<S: Simd>(self) {
         let Self { packed, panels, first, last, steps, factor, column, act } = self;
         let count = COLUMNS.min(factor.columns - column);
-        let mut widened = Scratch::<f32>::take(if matches!(factor.weight, Weight::F32(_)) { 0 } else { count * steps });
+        // Rows that lie apart, and in memory, are slow to broadcast from: panels that share them get a copy at hand.
+        let in_place = matches!(factor.weight, Weight::F32(_)) && last - first < COPY_PANELS;
+        let mut copy = Scratch::<f32>::take(if in_place { 0 } else { count * steps });
         let range = column * steps..(column + count) * steps;
-        let (w, in_place) = match factor.weight {
-            Weight::F32(w) => (&w[range], true),
+        let (w, next) = match factor.weight {
+            // In place the next tile follows; after a copy the next block does.
+            Weight::F32(w) if in_place => {
+                let tile = panels.get(first).columns * steps;
+                (&w[range.clone()], w.as_ptr().wrapping_add(range.start + tile))
+            }
             weight => {
-                weight.widen(range, &mut widened);
-                (&*widened, false)
+                weight.widen(range.clone(), &mut copy);
+                let next =
+                    if let Weight::F32(w) = weight { w.as_ptr().wrapping_add(range.end) } else { std::ptr::null() };
+                (&*copy, next)
             }
         };
         let w = Broadcast { start: w.as_ptr(), column: steps, step: 1 };
@@ -178,7 +189,8 @@ impl WithSimd for Block<'_> {
             let x = &packed[panel.row * steps..][..panel.width * steps];
             // SAFETY: the panel has `width` lanes for each step, w has `count` columns; the block has room for them.
             unsafe {
-                let (ahead, out) = (in_place && index == first, block.0.as_mut_ptr());
+                let ahead = if index == first { next } else { std::ptr::null() };
+                let out = block.0.as_mut_ptr();
                 tile::panel::<S, true>(&panel, steps, x.as_ptr(), w, count, ahead, out);
             }
             // SAFETY: this task alone writes these columns of these rows.

@@ -168,19 +168,21 @@ mod vnni {
     ) {
         let count = COLUMNS.min(factor.columns - column);
         let range = column * steps..(column + count) * steps;
-        let mut unpacked = Scratch::<i8>::take(if let Weight::Int4(_) = factor.weight { count * steps } else { 0 });
+        // Rows that lie apart, and in memory, are slow to broadcast from.
+        let mut copied = Scratch::<i8>::take(count * steps);
         let (w, scales, sums, length) = match factor.weight {
             Weight::Int8(Int8 { values, scales, sums, block }) => {
-                (&values[range.clone()], &scales[range.start / block..], &sums[column..column + count], block)
+                copied.copy_from_slice(&values[range.clone()]);
+                (&*copied, &scales[range.start / block..], &sums[column..column + count], block)
             }
             Weight::Int4(Int4 { values, scales, sums }) => {
-                unpack_int4(&values[range.start / 2..range.end / 2], &mut unpacked);
-                (&*unpacked, &scales[range.start / BLOCK..], &sums[column..column + count], BLOCK)
+                unpack_int4(&values[range.start / 2..range.end / 2], &mut copied);
+                (&*copied, &scales[range.start / BLOCK..], &sums[column..column + count], BLOCK)
             }
             _ => return,
         };
         let mut out = Aligned([0f32; (COLUMNS + 12) * 64]);
-        for (index, panel) in panels.enumerate() {
+        for panel in panels {
             let width = panel.width;
             let x_panel = packed[panel.row * steps / 4..][..width * steps / 4].as_ptr();
             let c = panel.columns;
@@ -192,7 +194,6 @@ mod vnni {
                     scales: scales[first * (steps / length)..].as_ptr(),
                     block: length,
                     valid: c.min(count - first),
-                    fetch: index == 0,
                 };
                 // SAFETY: the panel has `width` lanes, `valid` columns follow `first`, and `out` has room for c more.
                 unsafe {
@@ -238,8 +239,6 @@ mod vnni {
         scales: *const f32,
         block: usize,
         valid: usize,
-        /// Whether to fetch the following columns into the cache.
-        fetch: bool,
     }
 
     impl Tile {
@@ -259,15 +258,6 @@ mod vnni {
             for b in 0..blocks {
                 let mut sums = [[_mm512_setzero_si512(); V]; C];
                 let start = b * self.block;
-                if self.fetch && start.is_multiple_of(64) {
-                    for i in 0..C {
-                        let next = self.w.wrapping_add((C + i) * self.steps + start);
-                        _mm_prefetch::<_MM_HINT_T1>(next);
-                        if self.block > 64 {
-                            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64));
-                        }
-                    }
-                }
                 for q in 0..quads {
                     // SAFETY: `q` and `b` stay within x and w.
                     unsafe {

@@ -165,8 +165,8 @@ unsafe fn step<S: Simd, const V: usize, const C: usize>(
     }
 }
 
-/// [`tile`] over any number of columns and for a panel: `out` is `[columns][width]`. `ahead` says to fetch what follows
-/// each tile.
+/// [`tile`] over any number of columns and for a panel: `out` is `[columns][width]`. `ahead` is where the
+/// columns that will be wanted next begin, laid out as `w`, or null.
 ///
 /// # Safety
 /// As [`tile`], for `count` columns; `out` has room for `count` rounded up to a multiple of [`columns`].
@@ -177,7 +177,7 @@ pub unsafe fn panel<S: Simd, const UNIT_STEP: bool>(
     x: *const f32,
     w: Broadcast,
     count: usize,
-    ahead: bool,
+    ahead: *const f32,
     out: *mut f32,
 ) {
     let c = panel.columns;
@@ -185,7 +185,7 @@ pub unsafe fn panel<S: Simd, const UNIT_STEP: bool>(
     while column < count {
         let valid = c.min(count - column);
         let here = Broadcast { start: w.start.wrapping_add(column * w.column), ..w };
-        let next = if ahead { here.start.wrapping_add(c * w.column) } else { std::ptr::null() };
+        let next = if ahead.is_null() { ahead } else { ahead.wrapping_add(column * w.column) };
         // SAFETY: `valid` columns from `column` on are in w, and c columns fit into out.
         unsafe {
             let out = out.add(column * panel.width);
