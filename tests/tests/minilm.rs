@@ -37,3 +37,36 @@ fn embeddings_equal_those_of_python() -> Result<()> {
     ensure!((cosine(2) - 0.2569).abs() < 5e-5, "similarity to the third is {}", cosine(2));
     Ok(())
 }
+
+/// `tx embed --json` on a file of sentences.
+fn embed(arguments: &[&str]) -> Result<Vec<Vec<f64>>> {
+    let model = std::env::var_os("TX_MINILM").context("TX_MINILM is not set")?;
+    let sentences = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/embed/sentences.txt");
+    let mut command = Command::new(tx_tests::tx()?);
+    command.args(["embed", "--json", "-"]).args(arguments).arg("--model").arg(model);
+    let output = command.stdin(std::fs::File::open(sentences)?).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[test]
+#[ignore = "needs TX_MINILM, the folder of all-MiniLM-L6-v2"]
+fn embeddings_with_8_bit_weights_are_near() -> Result<()> {
+    let (exact, quantized) = (embed(&[])?, embed(&["--quantize", "int8"])?);
+    ensure!(exact.len() == 200 && quantized.len() == 200);
+    for (i, (x, y)) in exact.iter().zip(&quantized).enumerate() {
+        let cosine: f64 = x.iter().zip(y).map(|(x, y)| x * y).sum();
+        ensure!((0.995..0.999_999).contains(&cosine), "sentence {}: {cosine}", i + 1);
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs TX_MINILM, the folder of all-MiniLM-L6-v2"]
+fn embeddings_do_not_depend_on_the_threads() -> Result<()> {
+    let (one, three) = (embed(&["--threads", "1"])?, embed(&["--threads", "3"])?);
+    for (x, y) in one.iter().flatten().zip(three.iter().flatten()) {
+        ensure!((x - y).abs() < 1e-6, "{x} and {y}");
+    }
+    Ok(())
+}
