@@ -1,7 +1,8 @@
 //! Bodies for burn's `Flex` backend: what its tensors hold, as slices, to the kernels.
 //!
 //! A body takes a case if all tensors lie on the CPU, are not tracked by autodiff and have the dtypes that it knows;
-//! otherwise it says `None` and the reference body runs. Kernels know nothing of tensors, and threads are started in
+//! otherwise it says `None` and the reference body runs. So it does where shapes do not fit, which is then burn's panic:
+//! kernels read through pointers and trust their shapes. Kernels know nothing of tensors, and threads are started in
 //! `product.rs`, `attention.rs` and here alone.
 //!
 //! | file | holds |
@@ -153,6 +154,9 @@ fn by_rows<const D: usize>(shape: [usize; D], kernel: impl Fn(usize, &mut [f32])
 }
 
 pub fn swiglu<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor<D>> {
+    if gate.dims() != up.dims() {
+        return None;
+    }
     let (gate, up, shape) = (floats(gate)?, floats(up)?, gate.dims());
     let row = shape[D - 1];
     let (gate, up) = (slice(&gate), slice(&up));
@@ -172,7 +176,9 @@ pub fn norm<const D: usize>(
     centred: bool,
 ) -> Option<Tensor<D>> {
     let shape = x.dims();
-    if residual.is_some_and(|residual| residual.dims() != shape) {
+    let hidden = [shape[D - 1]];
+    let fits = weight.dims() == hidden && bias.is_none_or(|bias| bias.dims() == hidden);
+    if !fits || residual.is_some_and(|residual| residual.dims() != shape) {
         return None;
     }
     let (x, weight) = (floats(x)?, floats(weight)?);
@@ -270,6 +276,13 @@ pub fn linears<const D: usize, const N: usize>(
     let x_shape = x.dims();
     let steps = x_shape[D - 1];
     let count: usize = x_shape[..D - 1].iter().product();
+    let fits = |(weight, bias): &(Tensor<2>, Option<Tensor<1>>)| {
+        let [out, input] = weight.dims();
+        input == steps && bias.as_ref().is_none_or(|bias| bias.dims() == [out])
+    };
+    if !layers.iter().all(fits) {
+        return None;
+    }
     let x = floats(x)?;
     let mut held = Vec::with_capacity(N);
     for (weight, bias) in layers {
@@ -324,6 +337,11 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &Attentio
     let [batch, queries, heads, dim] = q.dims();
     let [_, keys, groups, _] = k.dims();
     let value_dim = v.dims()[3];
+    let padded = options.mask.padding.as_ref().is_none_or(|padding| padding.dims() == [batch, keys]);
+    let fits = k.dims() == [batch, keys, groups, dim] && v.dims() == [batch, keys, groups, value_dim];
+    if !fits || !padded || groups == 0 || !heads.is_multiple_of(groups) || queries > keys {
+        return None;
+    }
     let bias = match &options.bias {
         // `[batch or 1, heads, queries, keys]`; an axis of one is repeated by a stride of zero.
         Some(bias) => Some(viewable(&bias.clone().expand([batch, heads, queries, keys]))?),
