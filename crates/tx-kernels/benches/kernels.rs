@@ -103,6 +103,12 @@ fn linear_stored(bencher: Bencher, stored: Stored) {
     product(bencher, 256, 768, 3072, stored);
 }
 
+/// The products of a layer of BERT-base in 8 bits: `(rows, steps, columns)`.
+#[divan::bench(args = [(16, 768, 768), (16, 768, 3072), (16, 3072, 768), (1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768)])]
+fn linear_int8(bencher: Bencher, (rows, steps, columns): (usize, usize, usize)) {
+    product(bencher, rows, steps, columns, Stored::Int8);
+}
+
 fn product(bencher: Bencher, rows: usize, steps: usize, columns: usize, stored: Stored) {
     let (x, w, b) = (random([rows, steps]), stored.store(random([columns, steps])), random([columns]));
     bencher

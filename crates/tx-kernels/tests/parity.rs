@@ -30,8 +30,8 @@ fn agree<const D: usize>(f: impl Fn() -> Tensor<D>, tolerance: f64, what: &str) 
 
 #[test]
 fn linear_takes_every_size_and_dtype() {
-    for rows in [1, 2, 3, 4, 5, 16, 17, 31, 33, 48, 50, 64, 65, 130, 200] {
-        for (steps, columns) in [(1, 1), (7, 5), (64, 48), (70, 49), (96, 131), (513, 100)] {
+    for rows in [1, 2, 3, 4, 5, 13, 16, 17, 18, 31, 33, 40, 48, 50, 64, 65, 130, 200] {
+        for (steps, columns) in [(1, 1), (7, 5), (64, 48), (70, 49), (96, 131), (513, 100), (1100, 9)] {
             let (x, w, b) = (random([rows, steps]), random([columns, steps]), random([columns]));
             for dtype in [DType::F32, DType::BF16, DType::F16] {
                 let w = w.clone().cast(dtype);
@@ -64,7 +64,7 @@ fn linear_applies_activations_and_takes_views() {
 fn quantized_products_are_those_of_the_dequantized_weight() {
     type Quantize = fn(Tensor<2>) -> Tensor<2>;
     for (quantize, step) in [(quantize_int8 as Quantize, 2.0 / 254.0), (quantize_int4 as Quantize, 2.0 / 14.0)] {
-        for (steps, columns) in [(64, 48), (128, 50), (192, 7), (384, 100), (320, 33), (1536, 20)] {
+        for (steps, columns) in [(64, 48), (32, 65), (96, 16), (128, 50), (192, 7), (384, 100), (320, 33), (1536, 20)] {
             let w = random([columns, steps]);
             let quantized = quantize(w.clone());
             assert!(matches!(quantized.dtype(), DType::QFloat(_)));
@@ -82,11 +82,9 @@ fn quantized_products_are_those_of_the_dequantized_weight() {
             }
         }
     }
-    // Rows that are not whole vectors of VNNI take the way over f32, which is exact; others are left alone.
-    let (x, w) = (random([20, 96]), quantize_int8(random([30, 96])));
-    close(linear(x.clone(), w.clone(), None, None), linear(x, dequantize(w), None, None), 2e-6, "96");
+    // Rows that are not whole blocks are left alone.
     assert_eq!(quantize_int8(random([4, 40])).dtype(), DType::F32);
-    assert_eq!(quantize_int4(random([4, 96])).dtype(), DType::F32);
+    assert_eq!(quantize_int4(random([4, 40])).dtype(), DType::F32);
 }
 
 #[test]

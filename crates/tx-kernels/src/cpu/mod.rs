@@ -10,12 +10,14 @@
 //! | `tile.rs` | the register tile of all products of f32 |
 //! | `panels.rs` | rearranging rows for it |
 //! | `product.rs` | products with weights of every dtype |
+//! | `dots.rs` | the same for few rows |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
 //! | `rows.rs` | everything that goes row by row or element by element |
 //! | `scratch.rs` | memory that is used again |
 
 mod attention;
+mod dots;
 mod panels;
 pub mod product;
 pub mod quantized;
@@ -32,6 +34,7 @@ use rayon::prelude::*;
 
 use self::attention::{Attention, View};
 use self::product::{Factor, Out, Weight, parallel};
+pub use self::scratch::Lines;
 use self::scratch::{Aligned, Scratch};
 use crate::{AttentionOptions, Pointwise, reference};
 
@@ -262,7 +265,7 @@ impl Held {
                 DType::F16 => Some(Weight::F16(weight.as_slice()?)),
                 _ => None,
             },
-            Self::Quantized(weight) => crate::quantize::weight(weight, steps),
+            Self::Quantized(weight) => crate::quantize::weight(weight, steps).map(Weight::Quantized),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Matrix products with the weights of a checkpoint, as they lie there: `y = act(x · wᵀ + b)`.
 //!
-//! Few rows are dot products that stream the weights. More rows are packed into panels (see `tile.rs`), and blocks of
+//! Few rows are dot products that stream the weights (see `dots.rs`). More rows are packed into panels (see `tile.rs`), and blocks of
 //! [`COLUMNS`] columns of the result are computed by one thread each, so that a block of weights is read from memory
 //! once per [`L2_BYTES`] of rows, widened to f32 if it has 16 bits, and used from the cache by all panels.
 
@@ -9,22 +9,22 @@ use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::panels::{self, Panel, Panels};
-use super::quantized::{self, Int4, Int8};
+use super::quantized::{self, Quantized};
 use super::tile::{self, Broadcast};
-use super::{Aligned, Scratch, rows};
+use super::{Aligned, Scratch, dots, rows};
 use crate::Pointwise;
 
 /// Columns of the result in one task: whole tiles of every width, whole cache lines of the result.
 pub const COLUMNS: usize = 48;
 
 /// How much of the packed rows stays in the second-level cache beside the weights of a block.
-pub const L2_BYTES: usize = 3 << 19;
+pub const L2_BYTES: usize = 3 << 18;
 
 /// Panels from which on a block of weights is copied before they use it.
 const COPY_PANELS: usize = 2;
 
-/// Rows up to which dot products are faster than panels, which compute a whole vector of rows.
-const FEW_ROWS: usize = 4;
+/// Rows up to which dot products may be faster than panels.
+const FEW_ROWS: usize = 48;
 
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -32,19 +32,18 @@ pub enum Weight<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
     F16(&'a [f16]),
-    Int8(Int8<'a>),
-    Int4(Int4<'a>),
+    Quantized(Quantized<'a>),
 }
 
 impl Weight<'_> {
-    /// A range of the elements as f32; whole blocks of quantized ones.
-    pub fn widen(&self, range: std::ops::Range<usize>, to: &mut [f32]) {
+    /// Some of the `steps` elements of a column as f32; whole blocks of quantized ones.
+    pub fn widen(&self, column: usize, steps: usize, range: std::ops::Range<usize>, to: &mut [f32]) {
+        let at = column * steps + range.start..column * steps + range.end;
         match self {
-            Weight::F32(w) => to[..range.len()].copy_from_slice(&w[range]),
-            Weight::Bf16(w) => rows::widen_bf16(&w[range], to),
-            Weight::F16(w) => rows::widen_f16(&w[range], to),
-            Weight::Int8(w) => w.widen(range, to),
-            Weight::Int4(w) => w.widen(range, to),
+            Weight::F32(w) => to[..range.len()].copy_from_slice(&w[at]),
+            Weight::Bf16(w) => rows::widen_bf16(&w[at], to),
+            Weight::F16(w) => rows::widen_f16(&w[at], to),
+            Weight::Quantized(w) => w.widen(column, range, to),
         }
     }
 }
@@ -84,16 +83,16 @@ pub unsafe fn product(x: &[f32], steps: usize, factors: &[Factor<'_>], act: Opti
     if rows == 0 {
         return;
     }
-    let vnni = steps.is_multiple_of(64) && quantized::available();
+    let vnni = quantized::available();
     let (bytes, floats): (Vec<Factor<'_>>, Vec<Factor<'_>>) =
-        factors.iter().partition(|f| vnni && matches!(f.weight, Weight::Int8(_) | Weight::Int4(_)));
+        factors.iter().partition(|f| vnni && matches!(f.weight, Weight::Quantized(_)));
     // SAFETY: as above.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if !bytes.is_empty() {
             quantized::product(x, rows, steps, &bytes, act);
         }
-        if !floats.is_empty() && rows <= FEW_ROWS {
+        if !floats.is_empty() && few(rows) {
             dots(x, rows, steps, &floats, act);
         } else if !floats.is_empty() {
             paneled(x, rows, steps, &floats, act);
@@ -101,8 +100,14 @@ pub unsafe fn product(x: &[f32], steps: usize, factors: &[Factor<'_>], act: Opti
     }
 }
 
+/// Whether dot products are faster than panels: these compute whole vectors of rows, those spend an eighth on sums across
+/// lanes.
+fn few(rows: usize) -> bool {
+    rows <= FEW_ROWS && 8 * Panels::new(rows).padded_rows() > 9 * rows
+}
+
 /// The blocks of [`COLUMNS`] columns of all factors: the factor and its first column.
-pub fn blocks(factors: &[Factor<'_>]) -> Vec<(usize, usize)> {
+fn blocks(factors: &[Factor<'_>]) -> Vec<(usize, usize)> {
     let of = |(i, f): (usize, &Factor<'_>)| (0..f.columns).step_by(COLUMNS).map(move |column| (i, column)).collect();
     factors.iter().enumerate().flat_map(|f| -> Vec<_> { of(f) }).collect()
 }
@@ -176,7 +181,9 @@ impl WithSimd for Block<'_> {
                 (&w[range.clone()], w.as_ptr().wrapping_add(range.start + tile))
             }
             weight => {
-                weight.widen(range.clone(), &mut copy);
+                for (i, copy) in copy.chunks_exact_mut(steps).enumerate() {
+                    weight.widen(column + i, steps, 0..steps, copy);
+                }
                 let next =
                     if let Weight::F32(w) = weight { w.as_ptr().wrapping_add(range.end) } else { std::ptr::null() };
                 (&*copy, next)
@@ -204,7 +211,7 @@ impl WithSimd for Block<'_> {
 /// # Safety
 /// The factor's `out` has these rows, and nothing else refers to them in the columns of this block.
 #[inline(always)]
-pub unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: usize, act: Option<Pointwise>) {
+unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: usize, act: Option<Pointwise>) {
     let count = COLUMNS.min(factor.columns - column);
     let block = &mut block[..count * panel.width];
     if let Some(bias) = factor.bias {
@@ -225,12 +232,6 @@ pub unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, colu
     unsafe { panels::unpack(block, count, panel.width, &into[..panel.rows]) };
 }
 
-/// Columns that are computed together in a product with few rows.
-const DOTS: usize = 4;
-
-/// Steps that are widened at a time: 8 KiB of weights.
-const STRIP: usize = 512;
-
 /// # Safety
 /// As [`product`].
 unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
@@ -239,17 +240,9 @@ unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act
         let (factor, column) = blocks[task];
         let factor = &factors[factor];
         let count = COLUMNS.min(factor.columns - column);
-        let mut sums = [[0f32; COLUMNS]; FEW_ROWS];
-        macerator::AutoArch::new().dispatch(Dots {
-            x,
-            rows,
-            steps,
-            weight: factor.weight,
-            column,
-            count,
-            sums: &mut sums,
-        });
-        for (row, sums) in sums[..rows].iter_mut().enumerate() {
+        let mut sums = Scratch::<f32>::take(rows * COLUMNS);
+        dots::block(x, steps, factor.weight, column..column + count, &mut sums);
+        for (row, sums) in sums.chunks_exact_mut(COLUMNS).enumerate() {
             let sums = &mut sums[..count];
             if let Some(bias) = factor.bias {
                 sums.iter_mut().zip(&bias[column..]).for_each(|(sum, bias)| *sum += bias);
@@ -264,88 +257,4 @@ unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act
             }
         }
     });
-}
-
-/// The dot products of a few rows with a block of columns.
-struct Dots<'a> {
-    x: &'a [f32],
-    rows: usize,
-    steps: usize,
-    weight: Weight<'a>,
-    column: usize,
-    count: usize,
-    sums: &'a mut [[f32; COLUMNS]; FEW_ROWS],
-}
-
-impl WithSimd for Dots<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self) {
-        match self.rows {
-            1 => self.rows::<S, 1>(),
-            2 => self.rows::<S, 2>(),
-            3 => self.rows::<S, 3>(),
-            _ => self.rows::<S, FEW_ROWS>(),
-        }
-    }
-}
-
-impl Dots<'_> {
-    #[inline(always)]
-    fn rows<S: Simd, const R: usize>(self) {
-        let Self { x, steps, weight, column, count, sums, .. } = self;
-        let mut strip = [[0f32; STRIP]; DOTS];
-        for first in (0..count).step_by(DOTS) {
-            let valid = DOTS.min(count - first);
-            // Columns beyond the last one repeat it.
-            let start = |i: usize| (column + first + i.min(valid - 1)) * steps;
-            let mut totals = [[0f32; DOTS]; R];
-            if let Weight::F32(w) = weight {
-                let w: [&[f32]; DOTS] = std::array::from_fn(|i| &w[start(i)..start(i) + steps]);
-                let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * steps..(r + 1) * steps]);
-                dot_tile::<S, R>(&x, &w, &mut totals);
-            } else {
-                for from in (0..steps).step_by(STRIP) {
-                    let length = STRIP.min(steps - from);
-                    for (i, strip) in strip.iter_mut().enumerate() {
-                        weight.widen(start(i) + from..start(i) + from + length, strip);
-                    }
-                    let w: [&[f32]; DOTS] = std::array::from_fn(|i| &strip[i][..length]);
-                    let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * steps + from..][..length]);
-                    dot_tile::<S, R>(&x, &w, &mut totals);
-                }
-            }
-            for (sums, totals) in sums.iter_mut().zip(&totals) {
-                sums[first..first + valid].copy_from_slice(&totals[..valid]);
-            }
-        }
-    }
-}
-
-/// Adds the dot products of `R` rows with [`DOTS`] columns, all of one length.
-#[inline(always)]
-fn dot_tile<S: Simd, const R: usize>(x: &[&[f32]; R], w: &[&[f32]; DOTS], totals: &mut [[f32; DOTS]; R]) {
-    use macerator::{Scalar, Vector};
-    let lanes = <f32 as Scalar>::lanes::<S>();
-    let length = w[0].len();
-    let mut sums: [[Vector<S, f32>; DOTS]; R] = [[0f32.splat(); DOTS]; R];
-    let whole = length / lanes * lanes;
-    for k in (0..whole).step_by(lanes) {
-        // SAFETY: all slices have `length` elements.
-        unsafe {
-            let w: [Vector<S, f32>; DOTS] = std::array::from_fn(|i| f32::vload_unaligned(w[i].as_ptr().add(k)));
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x: Vector<S, f32> = f32::vload_unaligned(x.as_ptr().add(k));
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = x.mul_add(w, *sum);
-                }
-            }
-        }
-    }
-    for ((totals, sums), x) in totals.iter_mut().zip(sums).zip(x) {
-        for ((total, sum), w) in totals.iter_mut().zip(sums).zip(w) {
-            *total += sum.reduce_add() + (whole..length).map(|k| x[k] * w[k]).sum::<f32>();
-        }
-    }
 }

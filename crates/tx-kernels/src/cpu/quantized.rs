@@ -1,70 +1,152 @@
 //! Products with 8-bit and 4-bit weights on processors with VNNI.
 //!
 //! Rows are quantized on the fly, each to unsigned bytes with a scale and a zero point of its own, so that
-//! `x ≈ scale · (q − zero)`. A block of a weight's row has one scale, so that
+//! `x ≈ scale · (q − zero)`. A block of a weight's column has one scale, so that
 //! `Σ x·w ≈ scale · (Σ_blocks s_b · Σ q·w_b − zero · Σ_blocks s_b · Σ w_b)`; the last sum depends on the weight alone and is
 //! kept with it. `vpdpbusd` multiplies four unsigned by four signed bytes and adds the products to a 32-bit lane.
 //!
-//! On processors without VNNI the weights are widened to f32, block by block, and take the way of all others.
+//! Weights lie in panels of [`PANEL`] columns, four steps of a column beside each other: the columns of the result are
+//! the lanes of vectors, so that weights are read as one stream, rows where they lie, and the result is written in rows.
+//!
+//! On processors without VNNI the weights are widened to f32 and take the way of all others.
+
+use std::ops::Range;
 
 use super::rows;
 
-/// 8-bit weights `[columns, steps]` with one scale for each `block` steps of a column.
-#[derive(Debug, Clone, Copy)]
-pub struct Int8<'a> {
-    pub values: &'a [i8],
-    /// `[columns, steps / block]`
-    pub scales: &'a [f32],
-    /// `Σ s_b · Σ w_b` of each column.
-    pub sums: &'a [f32],
-    /// A multiple of 32 that divides the steps.
-    pub block: usize,
-}
+/// Columns of a panel; the last one has fewer, a multiple of [`LANES`].
+pub const PANEL: usize = 64;
 
-/// 4-bit weights `[columns, steps]` in blocks of 32, each 64 of them in 32 bytes: the low halves are the first 32. A half
-/// is the weight plus 8.
-#[derive(Debug, Clone, Copy)]
-pub struct Int4<'a> {
-    pub values: &'a [u8],
-    /// `[columns, steps / 32]`
-    pub scales: &'a [f32],
-    /// `Σ s_b · Σ w_b` of each column.
-    pub sums: &'a [f32],
-}
+/// Columns are padded to a multiple of this: the lanes of a vector.
+pub const LANES: usize = 16;
 
 /// Steps of a block of 4-bit weights, and the fewest of 8-bit ones.
 pub const BLOCK: usize = 32;
 
-impl Int8<'_> {
-    /// Widens a range of values, whole blocks of one or several columns.
-    pub fn widen(&self, range: std::ops::Range<usize>, to: &mut [f32]) {
-        let scales = &self.scales[range.start / self.block..];
-        for ((to, values), &scale) in to.chunks_mut(self.block).zip(self.values[range].chunks(self.block)).zip(scales) {
-            rows::widen_int8(values, scale, to);
+/// How many bits a weight has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bits {
+    /// Four bytes are four steps of a column.
+    Eight,
+    /// Four bytes are eight steps of a column: the low halves are the first four. A half is the weight plus 8.
+    Four,
+}
+
+impl Bits {
+    /// Steps of a column in four bytes.
+    pub fn steps_per_word(self) -> usize {
+        match self {
+            Self::Eight => 4,
+            Self::Four => 8,
         }
     }
 }
 
-impl Int4<'_> {
-    /// Widens a range of values, whole pairs of blocks.
-    pub fn widen(&self, range: std::ops::Range<usize>, to: &mut [f32]) {
-        let scales = self.scales[range.start / BLOCK..].as_chunks::<2>().0;
-        let values = self.values[range.start / 2..range.end / 2].as_chunks::<BLOCK>().0;
-        for ((to, values), scales) in to.as_chunks_mut::<{ 2 * BLOCK }>().0.iter_mut().zip(values).zip(scales) {
-            for (i, value) in values.iter().enumerate() {
-                to[i] = f32::from(i16::from(value & 15) - 8) * scales[0];
-                to[BLOCK + i] = f32::from(i16::from(value >> 4) - 8) * scales[1];
+/// A quantized weight `[columns, steps]` with one scale for each `block` steps of a column.
+#[derive(Debug, Clone, Copy)]
+pub struct Quantized<'a> {
+    pub bits: Bits,
+    /// `[panel][word][column of the panel]` of four bytes.
+    pub values: &'a [u8],
+    /// `[panel][block][column of the panel]`
+    pub scales: &'a [f32],
+    /// `Σ s_b · Σ w_b` of each column, padded ones included.
+    pub sums: &'a [f32],
+    /// A multiple of 32 that divides the steps.
+    pub block: usize,
+    pub steps: usize,
+}
+
+/// Some columns that lie together.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// The first one.
+    pub first: usize,
+    /// How many, padded ones included.
+    pub width: usize,
+}
+
+/// Columns with those that fill the last vector.
+pub fn padded(columns: usize) -> usize {
+    columns.next_multiple_of(LANES)
+}
+
+/// The panels of a weight.
+pub fn panel(columns: usize, index: usize) -> Columns {
+    let first = index * PANEL;
+    Columns { first, width: (padded(columns) - first).min(PANEL) }
+}
+
+impl<'a> Quantized<'a> {
+    /// The values and scales of a panel.
+    fn panel(&self, columns: Columns) -> (&'a [u8], &'a [f32]) {
+        let bytes = self.steps / self.bits.steps_per_word() * 4;
+        let blocks = self.steps / self.block;
+        let range = |each: usize| columns.first * each..(columns.first + columns.width) * each;
+        (&self.values[range(bytes)], &self.scales[range(blocks)])
+    }
+
+    /// Widens some steps of a column, whole blocks of 8.
+    pub fn widen(&self, column: usize, steps: Range<usize>, to: &mut [f32]) {
+        let (values, scales) = self.panel(panel(self.sums.len(), column / PANEL));
+        let width = panel(self.sums.len(), column / PANEL).width;
+        let lane = column % PANEL;
+        let per_word = self.bits.steps_per_word();
+        for (word, to) in (steps.start / per_word..).zip(to[..steps.len()].chunks_exact_mut(per_word)) {
+            let scale = scales[word * per_word / self.block * width + lane];
+            let bytes = &values[4 * (word * width + lane)..][..4];
+            for (i, &byte) in bytes.iter().enumerate() {
+                match self.bits {
+                    Bits::Eight => to[i] = scale * f32::from(byte as i8),
+                    Bits::Four => {
+                        to[i] = scale * f32::from(i16::from(byte & 15) - 8);
+                        to[4 + i] = scale * f32::from(i16::from(byte >> 4) - 8);
+                    }
+                }
             }
         }
     }
 }
 
-/// Rows in unsigned bytes: `x ≈ scale · (q − zero)`.
-#[cfg(target_arch = "x86_64")]
-pub struct Quantized {
-    pub values: super::Scratch<u8>,
-    pub scales: Vec<f32>,
-    pub zeros: Vec<f32>,
+/// Quantizes up to [`PANEL`] columns of `steps` elements each: writes the values and scales of their panel, and the sums
+/// of what these stand for. Padded columns become zeros.
+pub fn quantize_panel(
+    lines: &[f32],
+    bits: Bits,
+    block: usize,
+    steps: usize,
+    values: &mut [u8],
+    scales: &mut [f32],
+    sums: &mut [f32],
+) {
+    let width = sums.len();
+    let largest = if bits == Bits::Eight { 127.0 } else { 7.0 };
+    let mut whole = vec![0i8; steps];
+    for lane in 0..width {
+        whole.fill(0);
+        sums[lane] = 0.0;
+        let line = lines.get(lane * steps..(lane + 1) * steps).unwrap_or_default();
+        for (b, (x, whole)) in line.chunks_exact(block).zip(whole.chunks_exact_mut(block)).enumerate() {
+            let scale = rows::quantize_symmetric(x, largest, whole);
+            sums[lane] += scale * whole.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
+            scales[b * width + lane] = scale;
+        }
+        let words = values.chunks_exact_mut(4).skip(lane).step_by(width);
+        match bits {
+            Bits::Eight => {
+                for (word, whole) in words.zip(whole.as_chunks::<4>().0) {
+                    word.copy_from_slice(&whole.map(|value| value as u8));
+                }
+            }
+            Bits::Four => {
+                for (word, whole) in words.zip(whole.as_chunks::<8>().0) {
+                    for (i, byte) in word.iter_mut().enumerate() {
+                        *byte = (whole[i] + 8) as u8 | ((whole[4 + i] + 8) as u8) << 4;
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -82,20 +164,38 @@ mod vnni {
 
     use rayon::prelude::*;
 
-    use super::{BLOCK, Int4, Int8, Quantized};
+    use super::{BLOCK, Bits, Columns, LANES, PANEL, Quantized, panel};
     use crate::Pointwise;
-    use crate::cpu::panels::{self, Panels};
-    use crate::cpu::product::{COLUMNS, Factor, L2_BYTES, Weight, blocks, finish, parallel};
-    use crate::cpu::{Aligned, Scratch, rows};
+    use crate::cpu::dots::AHEAD;
+    use crate::cpu::product::{Factor, Weight, parallel};
+    use crate::cpu::tile::prefetch;
+    use crate::cpu::{Aligned, CHUNK, Scratch, rows};
 
-    /// Rows up to which each is multiplied by whole rows of the weight.
-    const FEW_ROWS: usize = 4;
+    /// The most rows of a tile: with four vectors of columns each they fill the registers.
+    const ROWS: usize = 6;
 
-    /// Columns that are computed together with few rows.
-    const DOTS: usize = 4;
+    /// Rows that all panels pass before the next ones follow: few enough to stay, with their part of the result, in the
+    /// second-level cache; many enough to be worth reading the weights again.
+    const GROUP_ROWS: usize = 96;
 
-    /// Steps that fill a vector.
-    const VECTOR: usize = 64;
+    /// Does something for each of `R` rows, at most [`ROWS`] of them, without a loop: a loop that is not unrolled early
+    /// makes the compiler keep the sums of a tile in memory.
+    macro_rules! each_row {
+        ($rows:ident, $r:ident, $do:expr) => {{
+            each_row!(@ $rows, $r, $do, 0);
+            each_row!(@ $rows, $r, $do, 1);
+            each_row!(@ $rows, $r, $do, 2);
+            each_row!(@ $rows, $r, $do, 3);
+            each_row!(@ $rows, $r, $do, 4);
+            each_row!(@ $rows, $r, $do, 5);
+        }};
+        (@ $rows:ident, $r:ident, $do:expr, $row:literal) => {
+            if $row < $rows {
+                let $r = $row % $rows;
+                $do;
+            }
+        };
+    }
 
     /// Whether this processor has VNNI on 512-bit vectors.
     pub fn available() -> bool {
@@ -104,295 +204,245 @@ mod vnni {
             && is_x86_feature_detected!("avx512vl")
     }
 
-    /// The products of `x: [rows, steps]` with quantized factors; `steps` is a multiple of 64.
+    /// Rows in unsigned bytes: `x ≈ scale · (q − zero)`.
+    struct Rows {
+        /// `[rows, steps]`
+        values: Scratch<u8>,
+        scales: Vec<f32>,
+        zeros: Vec<f32>,
+        /// `[rows, steps / 32]`: minus eight times the sum of each 32 bytes, for 4-bit weights, which are 8 too large.
+        offsets: Vec<i32>,
+    }
+
+    impl Rows {
+        fn new(x: &[f32], count: usize, steps: usize, offsets: bool) -> Self {
+            let mut values = Scratch::<u8>::take(count * steps);
+            let (mut scales, mut zeros) = (vec![0.0; count], vec![0.0; count]);
+            let rows = values.par_chunks_mut(steps).zip(x.par_chunks(steps)).zip(scales.par_iter_mut().zip(&mut zeros));
+            rows.with_min_len((CHUNK / steps).max(1))
+                .for_each(|((q, x), (scale, zero))| (*scale, *zero) = rows::quantize(x, q));
+            let block = |block: &[u8]| -8 * block.iter().map(|&q| i32::from(q)).sum::<i32>();
+            let offsets = if offsets { values.chunks_exact(BLOCK).map(block).collect() } else { Vec::new() };
+            Self { values, scales, zeros, offsets }
+        }
+    }
+
+    /// The products of `x: [rows, steps]` with quantized factors.
     ///
     /// # Safety
     /// The processor has VNNI; every factor's `out` is valid for `rows · columns` elements that nothing else refers to.
     pub unsafe fn product(x: &[f32], count: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
-        let quantized = quantize(x, count, steps);
-        // SAFETY: as above.
-        unsafe {
-            if count <= FEW_ROWS {
-                dots(&quantized, count, steps, factors, act);
-            } else {
-                paneled(&quantized, count, steps, factors, act);
-            }
-        }
-    }
-
-    fn quantize(x: &[f32], count: usize, steps: usize) -> Quantized {
-        let mut values = Scratch::<u8>::take(count * steps);
-        let (mut scales, mut zeros) = (vec![0.0; count], vec![0.0; count]);
-        let rows = values.par_chunks_mut(steps).zip(x.par_chunks(steps)).zip(scales.par_iter_mut().zip(&mut zeros));
-        rows.with_min_len(8).for_each(|((q, x), (scale, zero))| (*scale, *zero) = rows::quantize(x, q));
-        Quantized { values, scales, zeros }
-    }
-
-    /// # Safety
-    /// As [`product`].
-    unsafe fn paneled(x: &Quantized, count: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
-        let panels = Panels::new(count);
-        let quads = steps / 4;
-        let mut packed = Scratch::<f32>::take(panels.padded_rows() * quads);
-        packed.par_chunks_mut(panels.shape.panel() * quads).enumerate().for_each(|(index, packed)| {
-            let panel = panels.get(index);
-            let rows = &x.values[panel.row * steps..][..panel.rows * steps];
-            // Four bytes move as one f32.
-            // SAFETY: scratch memory is aligned, every pattern of bits is an f32, and steps is a multiple of 4.
-            let rows = unsafe { std::slice::from_raw_parts(rows.as_ptr().cast::<f32>(), rows.len() / 4) };
-            let lines: Vec<&[f32]> = rows.chunks_exact(quads).collect();
-            panels::pack(&lines, quads, panel.width, packed);
-        });
-        let blocks = blocks(factors);
-        let group = (L2_BYTES / (panels.shape.panel() * steps)).clamp(1, panels.count());
-        parallel(panels.count().div_ceil(group) * blocks.len(), |task| {
-            let (factor, column) = blocks[task % blocks.len()];
-            let first = task / blocks.len() * group;
-            let panels = (first..(first + group).min(panels.count())).map(|index| panels.get(index));
-            // SAFETY: as above; each task writes its own columns and rows.
-            unsafe { block(x, &packed, panels, steps, &factors[factor], column, act) };
+        let four = |factor: &Factor<'_>| matches!(factor.weight, Weight::Quantized(w) if w.bits == Bits::Four);
+        let x = Rows::new(x, count, steps, factors.iter().any(four));
+        let panels: Vec<(usize, usize)> = (0..factors.len())
+            .flat_map(|factor| (0..factors[factor].columns.div_ceil(PANEL)).map(move |panel| (factor, panel)))
+            .collect();
+        // All panels of some rows, then those of the next: rows of the result are written in one go.
+        let groups = (count / GROUP_ROWS).max(1);
+        let cut = |group: usize| if group == groups { count } else { group * count / groups / ROWS * ROWS };
+        parallel(groups * panels.len(), |task| {
+            let (factor, index) = panels[task % panels.len()];
+            let factor = &factors[factor];
+            let Weight::Quantized(weight) = factor.weight else { return };
+            let group = task / panels.len();
+            let block = Block {
+                x: &x,
+                rows: cut(group)..cut(group + 1),
+                weight: &weight,
+                columns: panel(factor.columns, index),
+                factor,
+                act,
+            };
+            // SAFETY: the processor has VNNI; each task writes its own rows and columns.
+            unsafe { block.run() };
         });
     }
 
-    /// # Safety
-    /// As [`product`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn block(
-        x: &Quantized,
-        packed: &[f32],
-        panels: impl Iterator<Item = panels::Panel>,
-        steps: usize,
-        factor: &Factor<'_>,
-        column: usize,
+    /// A panel of a factor, for some rows.
+    struct Block<'a> {
+        x: &'a Rows,
+        rows: std::ops::Range<usize>,
+        weight: &'a Quantized<'a>,
+        columns: Columns,
+        factor: &'a Factor<'a>,
         act: Option<Pointwise>,
-    ) {
-        let count = COLUMNS.min(factor.columns - column);
-        let range = column * steps..(column + count) * steps;
-        // Rows that lie apart, and in memory, are slow to broadcast from.
-        let mut copied = Scratch::<i8>::take(count * steps);
-        let (w, scales, sums, length) = match factor.weight {
-            Weight::Int8(Int8 { values, scales, sums, block }) => {
-                copied.copy_from_slice(&values[range.clone()]);
-                (&*copied, &scales[range.start / block..], &sums[column..column + count], block)
-            }
-            Weight::Int4(Int4 { values, scales, sums }) => {
-                unpack_int4(&values[range.start / 2..range.end / 2], &mut copied);
-                (&*copied, &scales[range.start / BLOCK..], &sums[column..column + count], BLOCK)
-            }
-            _ => return,
-        };
-        let mut out = Aligned([0f32; (COLUMNS + 12) * 64]);
-        for panel in panels {
-            let width = panel.width;
-            let x_panel = packed[panel.row * steps / 4..][..width * steps / 4].as_ptr();
-            let c = panel.columns;
-            for first in (0..count).step_by(c) {
-                let tile = Tile {
-                    steps,
-                    x: x_panel,
-                    w: w[first * steps..].as_ptr(),
-                    scales: scales[first * (steps / length)..].as_ptr(),
-                    block: length,
-                    valid: c.min(count - first),
-                };
-                // SAFETY: the panel has `width` lanes, `valid` columns follow `first`, and `out` has room for c more.
+    }
+
+    impl Block<'_> {
+        /// # Safety
+        /// As [`product`].
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        unsafe fn run(&self) {
+            let mut totals = Aligned([0f32; ROWS * PANEL]);
+            let totals = &mut totals.0;
+            // Tiles of equal height, as far as that goes.
+            let tiles = self.rows.len().div_ceil(ROWS);
+            for tile in 0..tiles {
+                let cut = |tile: usize| self.rows.start + tile * self.rows.len() / tiles;
+                let (first, count) = (cut(tile), cut(tile + 1) - cut(tile));
+                // SAFETY: as above.
                 unsafe {
-                    let out = out.0.as_mut_ptr().add(first * width);
-                    match panel.vectors {
-                        1 => tile.run::<1, 12>(out),
-                        2 => tile.run::<2, 12>(out),
-                        3 => tile.run::<3, 8>(out),
-                        _ => tile.run::<4, 6>(out),
+                    match count {
+                        1 => self.rows::<1>(first, totals),
+                        2 => self.rows::<2>(first, totals),
+                        3 => self.rows::<3>(first, totals),
+                        4 => self.rows::<4>(first, totals),
+                        5 => self.rows::<5>(first, totals),
+                        _ => self.rows::<ROWS>(first, totals),
                     }
                 }
             }
-            let (mut scale, mut zero) = (Aligned([0f32; 64]), Aligned([0f32; 64]));
-            scale.0[..panel.rows].copy_from_slice(&x.scales[panel.row..][..panel.rows]);
-            zero.0[..panel.rows].copy_from_slice(&x.zeros[panel.row..][..panel.rows]);
-            for (line, &sum) in out.0.chunks_exact_mut(width).zip(sums) {
-                for ((value, scale), zero) in line.iter_mut().zip(&scale.0).zip(&zero.0) {
-                    *value = scale * (-zero).mul_add(sum, *value);
-                }
-            }
-            // SAFETY: this task alone writes these rows and columns.
-            unsafe { finish(&mut out.0, &panel, factor, column, act) };
         }
-    }
 
-    /// 4-bit weights as bytes.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn unpack_int4(values: &[u8], to: &mut [i8]) {
-        for (to, values) in to.as_chunks_mut::<{ 2 * BLOCK }>().0.iter_mut().zip(values.as_chunks::<BLOCK>().0) {
-            for (i, value) in values.iter().enumerate() {
-                to[i] = (value & 15) as i8 - 8;
-                to[BLOCK + i] = (value >> 4) as i8 - 8;
-            }
-        }
-    }
-
-    /// A block of a product in registers; see `tile.rs`.
-    struct Tile {
-        steps: usize,
-        /// `[steps / 4][vectors · 16]` groups of four bytes.
-        x: *const f32,
-        w: *const i8,
-        scales: *const f32,
-        block: usize,
-        valid: usize,
-    }
-
-    impl Tile {
-        /// `out[column][row] = Σ_blocks scale · Σ x·w`
-        ///
         /// # Safety
-        /// `x` and `w` are valid for `steps`, `w` and `scales` for `valid` columns, `out` for `C · V` vectors.
+        /// As [`product`]; there are `R` rows from `first` on.
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-        unsafe fn run<const V: usize, const C: usize>(&self, out: *mut f32) {
-            let blocks = self.steps / self.block;
-            let quads = self.block / 4;
-            let w: [*const i8; C] = std::array::from_fn(|i| self.w.wrapping_add(i.min(self.valid - 1) * self.steps));
-            let scales: [*const f32; C] =
-                std::array::from_fn(|i| self.scales.wrapping_add(i.min(self.valid - 1) * blocks));
-            let mut x = self.x;
-            for b in 0..blocks {
-                let mut sums = [[_mm512_setzero_si512(); V]; C];
-                let start = b * self.block;
-                for q in 0..quads {
-                    // SAFETY: `q` and `b` stay within x and w.
-                    unsafe {
-                        let rows: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(x.add(v * 16).cast()));
-                        for (sums, w) in sums.iter_mut().zip(&w) {
-                            let w = _mm512_set1_epi32(w.add(start + 4 * q).cast::<i32>().read_unaligned());
-                            for (sum, &row) in sums.iter_mut().zip(&rows) {
-                                *sum = _mm512_dpbusd_epi32(*sum, row, w);
-                            }
-                        }
-                        x = x.add(V * 16);
-                    }
-                }
-                for (i, sums) in sums.iter().enumerate() {
-                    for (v, &sum) in sums.iter().enumerate() {
-                        // SAFETY: `out` has C · V vectors, and a scale for each block of each column.
-                        unsafe {
-                            let out = out.add((i * V + v) * 16);
-                            let total = if b == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(out) };
-                            let scale = _mm512_set1_ps(*scales[i].add(b));
-                            _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total));
-                        }
-                    }
+        unsafe fn rows<const R: usize>(&self, first: usize, totals: &mut [f32; ROWS * PANEL]) {
+            let to = totals.as_mut_ptr();
+            // SAFETY: as above; `totals` has room for the widest tile.
+            unsafe {
+                match (self.columns.width / LANES, self.weight.bits) {
+                    (1, Bits::Eight) => self.tile8::<1, R>(first, to),
+                    (2, Bits::Eight) => self.tile8::<2, R>(first, to),
+                    (3, Bits::Eight) => self.tile8::<3, R>(first, to),
+                    (_, Bits::Eight) => self.tile8::<4, R>(first, to),
+                    (1, Bits::Four) => self.tile4::<1, R>(first, to),
+                    (2, Bits::Four) => self.tile4::<2, R>(first, to),
+                    (3, Bits::Four) => self.tile4::<3, R>(first, to),
+                    (_, Bits::Four) => self.tile4::<4, R>(first, to),
                 }
             }
+            let Columns { first: column, width } = self.columns;
+            let count = width.min(self.factor.columns - column);
+            let sums = &self.weight.sums[column..column + count];
+            for (r, line) in totals.chunks_exact(width).take(R).enumerate() {
+                let (scale, zero) = (self.x.scales[first + r], self.x.zeros[first + r]);
+                // SAFETY: this task alone refers to these columns of these rows. They are only written.
+                let to = unsafe {
+                    let to = self.factor.out.get().add((first + r) * self.factor.columns + column);
+                    std::slice::from_raw_parts_mut(to, count)
+                };
+                for ((to, &total), &sum) in to.iter_mut().zip(line).zip(sums) {
+                    *to = scale * (-zero).mul_add(sum, total);
+                }
+                if let Some(bias) = self.factor.bias {
+                    to.iter_mut().zip(&bias[column..column + count]).for_each(|(to, bias)| *to += bias);
+                }
+                if let Some(act) = self.act {
+                    rows::pointwise(act, to);
+                }
+            }
+        }
+
+        /// `out[row][column] = Σ_blocks scale · Σ x·w` of 8-bit weights.
+        ///
+        /// # Safety
+        /// The panel has `V` vectors; there are `R` rows from `first` on; `out` is valid for `R · V` vectors.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        unsafe fn tile8<const V: usize, const R: usize>(&self, first: usize, out: *mut f32) {
+            let (values, scales) = self.weight.panel(self.columns);
+            let (steps, words) = (self.weight.steps, self.weight.block / 4);
+            let x: [*const u8; R] = std::array::from_fn(|r| self.x.values[(first + r) * steps..].as_ptr());
+            let (mut w, mut word) = (values.as_ptr(), 0);
+            let mut totals = [[_mm512_setzero_ps(); V]; R];
+            for scales in scales.chunks_exact(V * LANES) {
+                let mut sums = [[_mm512_setzero_si512(); V]; R];
+                for _ in 0..words {
+                    // SAFETY: each row and each column of the panel has `words` words in each block.
+                    unsafe {
+                        fetch_ahead::<V, R>(w);
+                        let columns: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(w.add(v * 64).cast()));
+                        each_row!(R, r, accumulate(&mut sums[r], x[r].add(4 * word), &columns));
+                        w = w.add(V * 64);
+                    }
+                    word += 1;
+                }
+                each_row!(R, r, add_scaled(&mut totals[r], &sums[r], scales));
+            }
+            // SAFETY: as above.
+            unsafe { each_row!(R, r, store(&totals[r], out.add(r * V * LANES))) };
+        }
+
+        /// As [`Block::tile8`], of 4-bit weights, whose blocks are all of one length.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        unsafe fn tile4<const V: usize, const R: usize>(&self, first: usize, out: *mut f32) {
+            const WORDS: usize = BLOCK / 8;
+            let (values, scales) = self.weight.panel(self.columns);
+            let (steps, blocks) = (self.weight.steps, self.weight.steps / BLOCK);
+            let x: [*const u8; R] = std::array::from_fn(|r| self.x.values[(first + r) * steps..].as_ptr());
+            let offsets: [&[i32]; R] = std::array::from_fn(|r| &self.x.offsets[(first + r) * blocks..][..blocks]);
+            let low = _mm512_set1_epi8(15);
+            let values = values.chunks_exact(WORDS * V * 64);
+            let mut totals = [[_mm512_setzero_ps(); V]; R];
+            for (b, (scales, values)) in scales.chunks_exact(V * LANES).zip(values).enumerate() {
+                fetch_ahead::<V, R>(scales.as_ptr().cast());
+                let mut sums: [[__m512i; V]; R] = std::array::from_fn(|r| [_mm512_set1_epi32(offsets[r][b]); V]);
+                for word in 0..WORDS {
+                    // SAFETY: each column has `WORDS` words in each block, and each row as many pairs of words.
+                    unsafe {
+                        let (w, at) = (values.as_ptr().add(word * V * 64), b * BLOCK + 8 * word);
+                        fetch_ahead::<V, R>(w);
+                        let both: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(w.add(v * 64).cast()));
+                        let columns = both.map(|both| _mm512_and_si512(both, low));
+                        each_row!(R, r, accumulate(&mut sums[r], x[r].add(at), &columns));
+                        let columns = both.map(|both| _mm512_and_si512(_mm512_srli_epi16::<4>(both), low));
+                        each_row!(R, r, accumulate(&mut sums[r], x[r].add(at + 4), &columns));
+                    }
+                }
+                each_row!(R, r, add_scaled(&mut totals[r], &sums[r], scales));
+            }
+            // SAFETY: as above.
+            unsafe { each_row!(R, r, store(&totals[r], out.add(r * V * LANES))) };
+        }
+    }
+
+    /// Asks for what comes [`AHEAD`] bytes after `V` vectors, if there are so few rows that memory is what they wait for.
+    #[inline]
+    fn fetch_ahead<const V: usize, const R: usize>(w: *const u8) {
+        if R <= 2 {
+            for v in 0..V {
+                prefetch(w.wrapping_add(AHEAD + v * 64).cast());
+            }
+        }
+    }
+
+    /// Adds the products of four bytes of a row with those of each column.
+    ///
+    /// # Safety
+    /// `x` is valid for four bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn accumulate<const V: usize>(sums: &mut [__m512i; V], x: *const u8, columns: &[__m512i; V]) {
+        // SAFETY: as above.
+        let row = _mm512_set1_epi32(unsafe { x.cast::<i32>().read_unaligned() });
+        for (sum, &column) in sums.iter_mut().zip(columns) {
+            *sum = _mm512_dpbusd_epi32(*sum, row, column);
+        }
+    }
+
+    /// Adds the sums of a block, times its scales.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn add_scaled<const V: usize>(totals: &mut [__m512; V], sums: &[__m512i; V], scales: &[f32]) {
+        let scales = scales.as_chunks::<LANES>().0;
+        for ((total, &sum), scale) in totals.iter_mut().zip(sums).zip(scales) {
+            // SAFETY: a vector of scales.
+            let scale = unsafe { _mm512_loadu_ps(scale.as_ptr()) };
+            *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
         }
     }
 
     /// # Safety
-    /// As [`product`].
-    unsafe fn dots(x: &Quantized, count: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
-        let blocks = blocks(factors);
-        parallel(blocks.len(), |task| {
-            let (index, column) = blocks[task];
-            let factor = &factors[index];
-            let columns = COLUMNS.min(factor.columns - column);
-            for row in 0..count {
-                let mut line = [0f32; COLUMNS];
-                let x_row = &x.values[row * steps..(row + 1) * steps];
-                for first in (0..columns).step_by(DOTS) {
-                    let valid = DOTS.min(columns - first);
-                    let at: [usize; DOTS] = std::array::from_fn(|i| column + first + i.min(valid - 1));
-                    // SAFETY: the processor has VNNI.
-                    let (totals, sums) = unsafe {
-                        match factor.weight {
-                            Weight::Int8(w) => (dot8(x_row, &w, at), w.sums),
-                            Weight::Int4(w) => (dot4(x_row, &w, at), w.sums),
-                            _ => return,
-                        }
-                    };
-                    for i in 0..valid {
-                        line[first + i] = x.scales[row] * (totals[i] - x.zeros[row] * sums[at[i]]);
-                    }
-                }
-                let line = &mut line[..columns];
-                if let Some(bias) = factor.bias {
-                    line.iter_mut().zip(&bias[column..]).for_each(|(value, bias)| *value += bias);
-                }
-                if let Some(act) = act {
-                    rows::pointwise(act, line);
-                }
-                // SAFETY: this task alone writes these columns.
-                unsafe {
-                    let out = factor.out.get().add(row * factor.columns + column);
-                    out.copy_from_nonoverlapping(line.as_ptr(), columns);
-                }
-            }
-        });
-    }
-
-    /// The scales of two blocks, each in half of a vector.
+    /// `out` is valid for `V` vectors.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn halves(scales: &[f32]) -> __m512 {
-        let low = _mm256_set1_ps(scales[0]);
-        _mm512_castpd_ps(_mm512_insertf64x4::<1>(
-            _mm512_castpd256_pd512(_mm256_castps_pd(low)),
-            _mm256_castps_pd(_mm256_set1_ps(scales[1])),
-        ))
-    }
-
-    /// The dot products of a row with the columns `at`, with the scales of their blocks.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    fn dot8(x: &[u8], w: &Int8<'_>, at: [usize; DOTS]) -> [f32; DOTS] {
-        let steps = x.len();
-        let columns: [&[i8]; DOTS] = at.map(|column| &w.values[column * steps..(column + 1) * steps]);
-        let scales: [&[f32]; DOTS] =
-            at.map(|column| &w.scales[column * (steps / w.block)..(column + 1) * (steps / w.block)]);
-        let mut totals = [_mm512_setzero_ps(); DOTS];
-        let load = |values: *const u8| {
-            // SAFETY: called with chunks of 64 bytes.
-            unsafe { _mm512_loadu_si512(values.cast()) }
-        };
-        let per_scale = (w.block / VECTOR).max(1);
-        for start in (0..steps).step_by(per_scale * VECTOR) {
-            let mut sums = [_mm512_setzero_si512(); DOTS];
-            for k in (start..start + per_scale * VECTOR).step_by(VECTOR) {
-                let x = load(x[k..k + VECTOR].as_ptr());
-                for (sum, column) in sums.iter_mut().zip(&columns) {
-                    *sum = _mm512_dpbusd_epi32(*sum, x, load(column[k..k + VECTOR].as_ptr().cast()));
-                }
-            }
-            for ((total, sum), scales) in totals.iter_mut().zip(sums).zip(&scales) {
-                let scale = if w.block == BLOCK {
-                    halves(&scales[start / BLOCK..])
-                } else {
-                    _mm512_set1_ps(scales[start / w.block])
-                };
-                *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
-            }
+    unsafe fn store<const V: usize>(totals: &[__m512; V], out: *mut f32) {
+        for (v, &total) in totals.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(out.add(v * LANES), total) };
         }
-        totals.map(|total| _mm512_reduce_add_ps(total))
-    }
-
-    /// As [`dot8`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    fn dot4(x: &[u8], w: &Int4<'_>, at: [usize; DOTS]) -> [f32; DOTS] {
-        let steps = x.len();
-        let columns: [&[u8]; DOTS] = at.map(|column| &w.values[column * (steps / 2)..(column + 1) * (steps / 2)]);
-        let scales: [&[f32]; DOTS] =
-            at.map(|column| &w.scales[column * (steps / BLOCK)..(column + 1) * (steps / BLOCK)]);
-        let (low, eight) = (_mm256_set1_epi8(15), _mm512_set1_epi8(8));
-        let mut totals = [_mm512_setzero_ps(); DOTS];
-        for k in (0..steps).step_by(VECTOR) {
-            // SAFETY: both slices hold what is loaded.
-            let x = unsafe { _mm512_loadu_si512(x[k..k + VECTOR].as_ptr().cast()) };
-            for ((total, column), scales) in totals.iter_mut().zip(&columns).zip(&scales) {
-                // SAFETY: as above.
-                let pairs = unsafe { _mm256_loadu_si256(column[k / 2..k / 2 + BLOCK].as_ptr().cast()) };
-                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low);
-                let w = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_and_si256(pairs, low)), high);
-                let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), x, _mm512_sub_epi8(w, eight));
-                *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), halves(&scales[k / BLOCK..]), *total);
-            }
-        }
-        totals.map(|total| _mm512_reduce_add_ps(total))
     }
 }

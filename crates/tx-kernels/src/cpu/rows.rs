@@ -200,13 +200,6 @@ multiversion! {
         }
     }
 
-    /// 8-bit integers as f32, times a scale.
-    pub fn widen_int8(x: &[i8], scale: f32, to: &mut [f32]) {
-        for (to, &x) in to.iter_mut().zip(x) {
-            *to = f32::from(x) * scale;
-        }
-    }
-
     /// Unsigned bytes `q` with `x ≈ scale · (q − zero)`; gives scale and zero.
     pub fn quantize(x: &[f32], to: &mut [u8]) -> (f32, f32) {
         let (low, high) = (reduce(x, 0.0, f32::min), reduce(x, 0.0, f32::max));

@@ -9,6 +9,33 @@ use std::ops::{Deref, DerefMut};
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
+/// Bytes that start at a cache line.
+pub struct Lines {
+    lines: Vec<Line>,
+    length: usize,
+}
+
+impl Lines {
+    /// `length` zeros.
+    pub fn new(length: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); length.div_ceil(64)], length }
+    }
+}
+
+impl AsRef<[u8]> for Lines {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: lines are bytes, and there are as many.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+    }
+}
+
+impl AsMut<[u8]> for Lines {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: lines are bytes, and there are as many.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.length) }
+    }
+}
+
 /// The most buffers that a thread keeps.
 const KEPT: usize = 8;
 

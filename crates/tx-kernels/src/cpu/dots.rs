@@ -1,0 +1,394 @@
+//! Products with few rows: dot products of rows with rows of the weight, both read where they lie.
+//!
+//! The steps lie in the lanes of vectors. A tile of a few rows and [`TILE_COLUMNS`] columns stays in registers, so that
+//! each vector is loaded once for several products; nothing is packed, and no lane is wasted whatever the number of rows.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use macerator::{Scalar, Simd, Vector, WithSimd};
+
+use super::Scratch;
+use super::product::{COLUMNS, Weight};
+
+/// Columns of a tile.
+const TILE_COLUMNS: usize = 4;
+
+/// The most rows of a tile: with its columns they fill the registers.
+const TILE_ROWS: usize = 6;
+
+/// Steps that are computed at a time: the columns of a tile stay in the nearest cache while all rows pass.
+const STRIP: usize = 1024;
+
+/// Products of all rows of `x: [rows, steps]` with some columns of a weight, into `sums: [rows, COLUMNS]`.
+pub fn block(x: &[f32], steps: usize, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) {
+    macerator::AutoArch::new().dispatch(Block { x, steps, weight, columns, sums });
+}
+
+struct Block<'a> {
+    x: &'a [f32],
+    steps: usize,
+    weight: Weight<'a>,
+    columns: Range<usize>,
+    sums: &'a mut [f32],
+}
+
+/// Some steps of the columns of a tile.
+#[derive(Clone, Copy)]
+enum Columns<'a> {
+    F32([&'a [f32]; TILE_COLUMNS]),
+    Bf16([&'a [bf16]; TILE_COLUMNS]),
+    F16([&'a [f16]; TILE_COLUMNS]),
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Self { x, steps, weight, columns, sums } = self;
+        let rows = x.len() / steps;
+        let tiles = rows.div_ceil(TILE_ROWS);
+        if rows == 1 && stream::<S>(x, steps, weight, columns.clone(), sums) {
+            return;
+        }
+        let mut widened = Scratch::<f32>::take(if as_they_are(weight) { 0 } else { TILE_COLUMNS * STRIP });
+        for first in columns.clone().step_by(TILE_COLUMNS) {
+            let valid = TILE_COLUMNS.min(columns.end - first);
+            let place = first - columns.start;
+            for from in (0..steps).step_by(STRIP) {
+                let strip = from..steps.min(from + STRIP);
+                let w = strip_of(weight, steps, first, valid, strip.clone(), &mut widened);
+                // The first rows ask for what comes next: more steps of these columns, or the columns after them.
+                let next = if strip.end < steps { STRIP } else { TILE_COLUMNS * steps - strip.start };
+                for tile in 0..tiles {
+                    // Tiles of equal height, as far as that goes.
+                    let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                    let to = &mut sums[start * COLUMNS..end * COLUMNS];
+                    let next = if tile == 0 { next } else { 0 };
+                    let row = |r: usize| &x[(start + r) * steps..][strip.clone()];
+                    match end - start {
+                        1 => tile_of::<S, 1>(row, w, next, place..place + valid, from == 0, to),
+                        2 => tile_of::<S, 2>(row, w, next, place..place + valid, from == 0, to),
+                        3 => tile_of::<S, 3>(row, w, next, place..place + valid, from == 0, to),
+                        4 => tile_of::<S, 4>(row, w, next, place..place + valid, from == 0, to),
+                        5 => tile_of::<S, 5>(row, w, next, place..place + valid, from == 0, to),
+                        _ => tile_of::<S, TILE_ROWS>(row, w, next, place..place + valid, from == 0, to),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One row: each column in turn, so that the weight is one stream from memory. Says whether it knows the weight.
+#[inline(always)]
+fn stream<S: Simd>(x: &[f32], steps: usize, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) -> bool {
+    for (column, sum) in columns.zip(sums) {
+        let at = column * steps..(column + 1) * steps;
+        *sum = match weight {
+            Weight::F32(w) => line::<S>(x, &w[at]),
+            // SAFETY: the processor can, as the guard says.
+            Weight::Bf16(w) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
+            // SAFETY: as above.
+            Weight::F16(w) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
+            _ => return false,
+        };
+    }
+    true
+}
+
+/// The dot product of two slices of one length.
+#[inline(always)]
+fn line<S: Simd>(x: &[f32], w: &[f32]) -> f32 {
+    let lanes = <f32 as Scalar>::lanes::<S>();
+    let mut sums: [Vector<S, f32>; LINE_VECTORS] = [0f32.splat(); LINE_VECTORS];
+    let whole = x.len() / (LINE_VECTORS * lanes) * LINE_VECTORS * lanes;
+    for k in (0..whole).step_by(LINE_VECTORS * lanes) {
+        prefetch(w.as_ptr().wrapping_add(k).cast());
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: both slices have `whole` elements.
+            unsafe {
+                let x: Vector<S, f32> = f32::vload_unaligned(x.as_ptr().add(k + i * lanes));
+                *sum = x.mul_add(f32::vload_unaligned(w.as_ptr().add(k + i * lanes)), *sum);
+            }
+        }
+    }
+    let total: f32 = sums.into_iter().map(Vector::reduce_add).sum();
+    total + x[whole..].iter().zip(&w[whole..]).map(|(x, w)| x * w).sum::<f32>()
+}
+
+/// Vectors of a line that are computed together.
+const LINE_VECTORS: usize = 4;
+
+/// How far ahead of a stream its bytes are asked for: across the borders of pages, where the hardware does not look.
+pub const AHEAD: usize = 4096;
+
+/// Asks for the cache lines at [`AHEAD`] bytes after `address`, as many as a step of a line reads.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    for i in 0..LINE_VECTORS {
+        super::tile::prefetch(address.wrapping_add(AHEAD + 64 * i).cast());
+    }
+}
+
+/// Whether tiles read a weight where it lies.
+#[inline(always)]
+fn as_they_are(weight: Weight<'_>) -> bool {
+    match weight {
+        Weight::F32(_) => true,
+        Weight::Bf16(_) | Weight::F16(_) => avx512::available(),
+        Weight::Quantized(_) => false,
+    }
+}
+
+/// The columns from `first` on, of which `valid` exist; the last one is repeated.
+#[inline(always)]
+fn strip_of<'a>(
+    weight: Weight<'a>,
+    steps: usize,
+    first: usize,
+    valid: usize,
+    strip: Range<usize>,
+    widened: &'a mut [f32],
+) -> Columns<'a> {
+    let column = |i: usize| first + i.min(valid - 1);
+    let at = |i: usize| column(i) * steps + strip.start..column(i) * steps + strip.end;
+    match weight {
+        Weight::F32(w) => Columns::F32(std::array::from_fn(|i| &w[at(i)])),
+        Weight::Bf16(w) if as_they_are(weight) => Columns::Bf16(std::array::from_fn(|i| &w[at(i)])),
+        Weight::F16(w) if as_they_are(weight) => Columns::F16(std::array::from_fn(|i| &w[at(i)])),
+        _ => {
+            for (i, widened) in widened.chunks_exact_mut(STRIP).enumerate() {
+                weight.widen(column(i), steps, strip.clone(), widened);
+            }
+            let widened = &*widened;
+            Columns::F32(std::array::from_fn(|i| &widened[i * STRIP..][..strip.len()]))
+        }
+    }
+}
+
+/// A tile of `R` rows: sets its part of `to: [R, COLUMNS]`, or adds to it.
+#[inline(always)]
+fn tile_of<'a, S: Simd, const R: usize>(
+    row: impl Fn(usize) -> &'a [f32],
+    w: Columns<'_>,
+    next: usize,
+    place: Range<usize>,
+    set: bool,
+    to: &mut [f32],
+) {
+    let x: [&[f32]; R] = std::array::from_fn(row);
+    let totals = match w {
+        Columns::F32(w) if !avx512::available() => tile::<S, R>(&x, &w),
+        // SAFETY: the processor can; columns of 16 bits are made only then.
+        Columns::F32(w) => unsafe { avx512::tile(&x, &w, next) },
+        // SAFETY: as above.
+        Columns::Bf16(w) => unsafe { avx512::tile(&x, &w, next) },
+        // SAFETY: as above.
+        Columns::F16(w) => unsafe { avx512::tile(&x, &w, next) },
+    };
+    for (to, totals) in to.chunks_exact_mut(COLUMNS).zip(&totals) {
+        for (to, &total) in to[place.clone()].iter_mut().zip(totals) {
+            *to = if set { total } else { *to + total };
+        }
+    }
+}
+
+/// The dot products of `R` rows with the columns of a tile, all of one length.
+#[inline(always)]
+fn tile<S: Simd, const R: usize>(x: &[&[f32]; R], w: &[&[f32]; TILE_COLUMNS]) -> [[f32; TILE_COLUMNS]; R] {
+    let lanes = <f32 as Scalar>::lanes::<S>();
+    let length = w[0].len();
+    let mut sums: [[Vector<S, f32>; TILE_COLUMNS]; R] = [[0f32.splat(); TILE_COLUMNS]; R];
+    let whole = length / lanes * lanes;
+    for k in (0..whole).step_by(lanes) {
+        // SAFETY: all slices have `length` elements.
+        unsafe {
+            let w: [Vector<S, f32>; TILE_COLUMNS] = std::array::from_fn(|i| f32::vload_unaligned(w[i].as_ptr().add(k)));
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x: Vector<S, f32> = f32::vload_unaligned(x.as_ptr().add(k));
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = x.mul_add(w, *sum);
+                }
+            }
+        }
+    }
+    let mut totals = [[0f32; TILE_COLUMNS]; R];
+    for ((totals, sums), x) in totals.iter_mut().zip(sums).zip(x) {
+        for ((total, sum), w) in totals.iter_mut().zip(sums).zip(w) {
+            *total = sum.reduce_add() + (whole..length).map(|k| x[k] * w[k]).sum::<f32>();
+        }
+    }
+    totals
+}
+
+/// The same with AVX-512, which widens 16-bit floats on the way into a register, and adds lanes of several sums at once.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use half::{bf16, f16};
+
+    use super::{LINE_VECTORS, TILE_COLUMNS, prefetch};
+
+    /// Elements of a vector.
+    const LANES: usize = 16;
+
+    pub fn available() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+    }
+
+    /// What becomes f32 on the way into a register.
+    pub trait Widen: Copy {
+        /// # Safety
+        /// The processor is [`available`], and `from` is valid for [`LANES`] elements.
+        unsafe fn widen(from: *const Self) -> __m512;
+
+        fn to_f32(self) -> f32;
+    }
+
+    impl Widen for f32 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn widen(from: *const f32) -> __m512 {
+            // SAFETY: as the trait says.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        fn to_f32(self) -> f32 {
+            self
+        }
+    }
+
+    impl Widen for bf16 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn widen(from: *const bf16) -> __m512 {
+            // SAFETY: as the trait says.
+            let bits = unsafe { _mm256_loadu_si256(from.cast()) };
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+        }
+
+        fn to_f32(self) -> f32 {
+            bf16::to_f32(self)
+        }
+    }
+
+    impl Widen for f16 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn widen(from: *const f16) -> __m512 {
+            // SAFETY: as the trait says.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+
+        fn to_f32(self) -> f32 {
+            f16::to_f32(self)
+        }
+    }
+
+    /// See [`super::line`].
+    ///
+    /// # Safety
+    /// The processor is [`available`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub unsafe fn line<T: Widen>(x: &[f32], w: &[T]) -> f32 {
+        const STEP: usize = 2 * LINE_VECTORS * LANES;
+        let mut sums = [_mm512_setzero_ps(); 2 * LINE_VECTORS];
+        let whole = x.len() / STEP * STEP;
+        for k in (0..whole).step_by(STEP) {
+            prefetch(w.as_ptr().wrapping_add(k).cast());
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: both slices have `whole` elements.
+                unsafe {
+                    let w = T::widen(w.as_ptr().add(k + i * LANES));
+                    *sum = _mm512_fmadd_ps(_mm512_loadu_ps(x.as_ptr().add(k + i * LANES)), w, *sum);
+                }
+            }
+        }
+        let total: f32 = sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum();
+        total + rest(&x[whole..], &w[whole..])
+    }
+
+    fn rest<T: Widen>(x: &[f32], w: &[T]) -> f32 {
+        x.iter().zip(w).map(|(x, w)| x * w.to_f32()).sum()
+    }
+
+    /// See [`super::tile`]. What is `next` elements further is asked for, if that is not 0.
+    ///
+    /// # Safety
+    /// The processor is [`available`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub unsafe fn tile<T: Widen, const R: usize>(
+        x: &[&[f32]; R],
+        w: &[&[T]; TILE_COLUMNS],
+        next: usize,
+    ) -> [[f32; TILE_COLUMNS]; R] {
+        let whole = w[0].len() / LANES * LANES;
+        let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
+        for k in (0..whole).step_by(LANES) {
+            if next > 0 {
+                w.iter().for_each(|w| crate::cpu::tile::prefetch(w.as_ptr().wrapping_add(k + next).cast()));
+            }
+            // SAFETY: all slices have one length, of which `whole` is a part.
+            unsafe {
+                let w: [__m512; TILE_COLUMNS] = std::array::from_fn(|i| T::widen(w[i].as_ptr().add(k)));
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    let x = _mm512_loadu_ps(x.as_ptr().add(k));
+                    for (sum, &w) in sums.iter_mut().zip(&w) {
+                        *sum = _mm512_fmadd_ps(x, w, *sum);
+                    }
+                }
+            }
+        }
+        let mut totals = [[0f32; TILE_COLUMNS]; R];
+        for ((totals, sums), x) in totals.iter_mut().zip(&sums).zip(x) {
+            // SAFETY: four elements.
+            unsafe { _mm_storeu_ps(totals.as_mut_ptr(), reduce(sums)) };
+            if whole < x.len() {
+                totals.iter_mut().zip(w).for_each(|(total, w)| *total += rest(&x[whole..], &w[whole..]));
+            }
+        }
+        totals
+    }
+
+    /// The sums of the lanes of four vectors.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn reduce(sums: &[__m512; TILE_COLUMNS]) -> __m128 {
+        let &[a, b, c, d] = sums;
+        let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        let all =
+            _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+        let halves = _mm256_add_ps(
+            _mm512_castps512_ps256(all),
+            _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(all))),
+        );
+        _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
+    }
+}
+
+/// Processors without AVX-512 have none of its kernels.
+#[cfg(not(target_arch = "x86_64"))]
+mod avx512 {
+    use super::TILE_COLUMNS;
+
+    pub fn available() -> bool {
+        false
+    }
+
+    pub unsafe fn line<T>(_: &[f32], _: &[T]) -> f32 {
+        unreachable!("not available")
+    }
+
+    pub unsafe fn tile<T, const R: usize>(
+        _: &[&[f32]; R],
+        _: &[&[T]; TILE_COLUMNS],
+        _: usize,
+    ) -> [[f32; TILE_COLUMNS]; R] {
+        unreachable!("not available")
+    }
+}
