@@ -74,6 +74,11 @@ pub fn available() -> Vec<String> {
     names
 }
 
+/// Whether a device is the processor.
+pub fn is_cpu(device: &Device) -> bool {
+    self::device("cpu").is_ok_and(|cpu| cpu == *device)
+}
+
 /// The device that `name` stands for: `cpu`, `cuda`, `cuda:1`, ….
 ///
 /// # Errors

@@ -11,6 +11,7 @@
 //! | [`nn`] | layers that have a name in the literature |
 //! | [`task`] | one trait per head: what a model of that kind computes |
 //! | [`registry`] | tables from architecture to model, and loading through them |
+//! | `parts` | large batches in parts |
 //! | [`pipeline`] | what all pipelines share: inputs, batching, order, progress |
 //! | [`progress`] | bars on a terminal |
 //! | [`threads`] | how many threads compute |
@@ -20,6 +21,7 @@ pub mod device;
 pub mod error;
 pub mod hub;
 pub mod nn;
+mod parts;
 pub mod pipeline;
 pub mod progress;
 pub mod registry;

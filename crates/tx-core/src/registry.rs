@@ -10,6 +10,7 @@ use burn::tensor::Device;
 
 use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result};
+use crate::parts::InParts;
 use crate::task::{
     MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
     Record, SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
@@ -107,7 +108,8 @@ macro_rules! tasks {
                 load: |class, config, checkpoint, options| {
                     let (Loaded { model, report }, limits) = load_class::<M>(class, &config, checkpoint, options)?;
                     let device = options.device.clone();
-                    Ok(Auto { class, model: Box::new(model), config, limits, report, device })
+                    let model = Box::new(InParts::new(model, &report));
+                    Ok(Auto { class, model, config, limits, report, device })
                 },
                 limits: |config| Ok(config.parse::<M::Config>()?.limits()),
                 parameters: |config| Ok(parameters::<M>(&config.parse()?)),

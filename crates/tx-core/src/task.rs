@@ -156,6 +156,17 @@ impl TextInputs {
         })
     }
 
+    /// Some rows of the batch.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        let narrow = |x: &Tensor<2, Int>| x.clone().narrow(0, rows.start, rows.len());
+        Self {
+            input_ids: narrow(&self.input_ids),
+            attention_mask: self.attention_mask.as_ref().map(narrow),
+            token_type_ids: self.token_type_ids.as_ref().map(narrow),
+            position_ids: self.position_ids.as_ref().map(narrow),
+        }
+    }
+
     /// What the queries of these inputs may not see: padding.
     pub fn mask(&self) -> Mask {
         Mask::padding(self.attention_mask.clone())

@@ -138,7 +138,7 @@ pub fn load<M: Pretrained>(
         available: device::available().join(", "),
     };
     if let Some(quantization) = options.quantize
-        && !device::device("cpu").is_ok_and(|cpu| cpu == *device)
+        && !device::is_cpu(device)
     {
         return Err(unable(format!("`--quantize {quantization}` needs `--device cpu`")));
     }
