@@ -67,6 +67,8 @@ class Case:
     sparse: bool = False
     # Dtype of the stored weights.
     dtype: str = "f32"
+    # HF's attention; only eager gives attention maps.
+    attention: str = "eager"
     # Standard deviations by a part of the tensor's name, before the usual ones.
     stds: dict = field(default_factory=dict)
 

@@ -88,10 +88,14 @@ def edit_config(case: Case, model_class: type, folder: Path) -> dict:
     return config
 
 
-def load(model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def load(case: Case, model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """from_pretrained that accepts nothing but a complete and exact checkpoint."""
     model, info = model_class.from_pretrained(
-        folder, attn_implementation="eager", dtype=dtype, output_loading_info=True
+        folder,
+        attn_implementation=case.attention,
+        experts_implementation="eager",
+        dtype=dtype,
+        output_loading_info=True,
     )
     problems = {key: value for key, value in info.items() if value}
     if problems:
@@ -99,13 +103,16 @@ def load(model_class: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module
     return model.eval()
 
 
-def run(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs of a forward pass by HF's names, tuples numbered."""
+def run(case: Case, model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of a forward pass by HF's names, tuples numbered; caches left out."""
     arguments = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    maps = case.attention == "eager"
     with torch.no_grad():
-        result = model(**arguments, output_hidden_states=True, output_attentions=True, return_dict=True)
+        result = model(**arguments, output_hidden_states=True, output_attentions=maps, return_dict=True)
     outputs = {}
     for name, value in result.items():
+        if name in ("past_key_values", "cache_params") or value is None:
+            continue
         if isinstance(value, torch.Tensor):
             outputs[name] = value.numpy()
         else:
@@ -146,9 +153,9 @@ def record(model_type: str, case: Case, models: Path) -> tuple[float, int, list[
         synth.write_checkpoint(weights, folder)
 
         inputs = case.inputs.build(f"{model_type}/{case.name}", config["vocab_size"])
-        outputs = run(load(model_class, folder, torch.float32), inputs)
+        outputs = run(case, load(case, model_class, folder, torch.float32), inputs)
         with exact_softmax():
-            exact = run(load(model_class, folder, torch.float64), inputs)
+            exact = run(case, load(case, model_class, folder, torch.float64), inputs)
 
     broken = [name for name in outputs if not (np.isfinite(outputs[name]).all() and np.isfinite(exact[name]).all())]
     if broken:

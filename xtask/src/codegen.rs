@@ -67,8 +67,13 @@ fn pages() -> Result<Vec<(&'static str, String)>> {
         let paper = toml.get("paper").and_then(toml::Value::as_table).context("no `paper`")?;
         let mut page = format!("# {}\n\n", string(&toml, "name")?);
         writeln!(page, "`model_type`: `{model_type}`. Numbers equal those of {}.\n", string(&toml, "reference")?)?;
-        let (title, arxiv, year) = (string(paper, "title")?, string(paper, "arxiv")?, string(paper, "year")?);
-        writeln!(page, "Paper: {title} ({year}, arXiv:{arxiv}).\n\n| class | task |\n|---|---|")?;
+        let (title, year) = (string(paper, "title")?, string(paper, "year")?);
+        // Not every architecture has a paper on arXiv.
+        let place = match paper.get("url") {
+            Some(_) => string(paper, "url")?,
+            None => format!("arXiv:{}", string(paper, "arxiv")?),
+        };
+        writeln!(page, "Paper: {title} ({year}, {place}).\n\n| class | task |\n|---|---|")?;
         for (class, task) in classes {
             writeln!(page, "| `{class}` | {task} |")?;
         }

@@ -24,6 +24,9 @@ pub trait ModelConfig: DeserializeOwned + Clone + std::fmt::Debug + Send + Sync 
         Vec::new()
     }
 
+    /// Keys whose null is a value of its own, and not the default.
+    const NULLABLE: &'static [&'static str] = &[];
+
     /// Rejects what the architecture cannot compute: zero sizes, sizes that do not divide, unsupported variants.
     ///
     /// # Errors
@@ -159,7 +162,8 @@ impl Config {
     pub fn parse<C: ModelConfig>(&self) -> Result<C> {
         let mut keys: Map<_, _> = C::defaults().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         // Null means "the default" for keys that are not optional, as in Python.
-        keys.extend(self.keys.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())));
+        let given = self.keys.iter().filter(|(k, v)| !v.is_null() || C::NULLABLE.contains(&k.as_str()));
+        keys.extend(given.map(|(k, v)| (k.clone(), v.clone())));
         if self.get("id2label").is_some() {
             keys.insert("num_labels".to_owned(), self.labels()?.len().into());
         }

@@ -120,6 +120,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A chat template cannot be used, or refuses the conversation.
+    #[error("{}: chat template{}: {reason}", path.display(), line.map(|n| format!(", line {n}")).unwrap_or_default())]
+    Template {
+        /// The file that holds the template.
+        path: PathBuf,
+        /// The line of the template, where it is known.
+        line: Option<usize>,
+        /// What was found and what was expected, or the template's own words.
+        reason: String,
+    },
+
     /// The user's input (text, ids, options) does not fit the model.
     #[error("{what}: {found}, expected {expected}")]
     Input {

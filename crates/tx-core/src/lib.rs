@@ -8,6 +8,7 @@
 //! | [`weights`] | tensors on disk: open, fill a model, save, convert |
 //! | [`tokenizer`] | text to ids and back |
 //! | [`device`] | where tensors live and in which dtype |
+//! | [`decoder`] | the heads of decoder-only models |
 //! | [`nn`] | layers that have a name in the literature |
 //! | [`task`] | one trait per head: what a model of that kind computes |
 //! | [`registry`] | tables from architecture to model, and loading through them |
@@ -17,6 +18,7 @@
 //! | [`threads`] | how many threads compute |
 
 pub mod config;
+pub mod decoder;
 pub mod device;
 pub mod error;
 pub mod hub;

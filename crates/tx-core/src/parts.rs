@@ -4,11 +4,12 @@
 //! products are fast it takes less time, because the intermediate values of a thousand tokens would have to come back from
 //! memory in every layer; and it bounds the memory of a pass whatever the batch.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 use crate::device;
+use crate::nn::{Cache, CacheKind};
 use crate::task::{
-    BaseModelOutput, MaskedLm, MultipleChoice, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
+    BaseModelOutput, CausalLm, MaskedLm, MultipleChoice, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
     QuestionAnsweringOutput, Record, SequenceClassifier, TextInputs, TextModel, TokenClassifier, TokenDiscriminator,
 };
 use crate::weights::StoredTensor;
@@ -110,6 +111,25 @@ fn join_each<T: Rows>(into: &mut Option<Vec<T>>, parts: impl Iterator<Item = Opt
     }
 }
 
+/// A decoder's rows share a cache, so they are not taken apart.
+impl<M: CausalLm> CausalLm for InParts<M> {
+    fn cache_kinds(&self) -> Vec<CacheKind> {
+        self.model.cache_kinds()
+    }
+
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed(input_ids)
+    }
+
+    fn decode(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
+        self.model.decode(x, inputs, cache, record)
+    }
+
+    fn head(&self, x: Tensor<3>) -> Tensor<3> {
+        self.model.head(x)
+    }
+}
+
 macro_rules! tasks_in_parts {
     ($($task:ident: $output:ty;)*) => {$(
         impl<M: $task> $task for InParts<M> {
@@ -133,7 +153,7 @@ tasks_in_parts! {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Int};
+    use burn::tensor::Device;
 
     use super::*;
 

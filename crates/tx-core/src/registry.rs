@@ -12,8 +12,8 @@ use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result};
 use crate::parts::InParts;
 use crate::task::{
-    MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
-    Record, SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
+    CausalLm, MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel,
+    QuestionAnswerer, Record, SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
 };
 pub use crate::weights::load::LoadOptions;
 use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters};
@@ -121,6 +121,8 @@ macro_rules! tasks {
 tasks! {
     /// A line of the table of base models.
     text_model: TextModel = "base model";
+    /// A line of the table of causal language models.
+    causal_lm: CausalLm = "causal language model";
     /// A line of the table of masked language models.
     masked_lm: MaskedLm = "masked language model";
     /// A line of the table of sequence classifiers.

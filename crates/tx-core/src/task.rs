@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 use crate::error::{Error, Result};
-use crate::nn::Mask;
+use crate::nn::{Cache, CacheKind, Mask};
 use crate::weights::StoredTensor;
 
 /// What a forward pass keeps besides its result.
@@ -64,7 +64,8 @@ const MAX_LENGTH: usize = 1 << 14;
 pub struct TextInputs {
     /// `[batch, seq]`
     pub input_ids: Tensor<2, Int>,
-    /// `[batch, seq]`: 1 for tokens, 0 for padding; all tokens if `None`.
+    /// `[batch, seq]`: 1 for tokens, 0 for padding; all tokens if `None`. A decoder with a cache takes `[batch, cached +
+    /// seq]`.
     pub attention_mask: Option<Tensor<2, Int>>,
     /// `[batch, seq]`: which text of a pair a token belongs to; zeros if `None`.
     pub token_type_ids: Option<Tensor<2, Int>>,
@@ -180,14 +181,27 @@ impl TextInputs {
         self.token_type_ids.clone().unwrap_or_else(|| self.input_ids.zeros_like())
     }
 
+    /// What a decoder's queries may not see: padding, and what comes later or left the window.
+    pub fn causal_mask(&self, window: Option<usize>) -> Mask {
+        Mask::causal(self.attention_mask.clone(), window)
+    }
+
     /// `position_ids`, or `0, 1, …` for one row.
     ///
     /// # Shapes
     /// - output: `[batch or 1, seq]`
     pub fn position_ids_or_range(&self) -> Tensor<2, Int> {
+        self.position_ids_from(0)
+    }
+
+    /// `position_ids`, or `start, start + 1, …` for one row.
+    ///
+    /// # Shapes
+    /// - output: `[batch or 1, seq]`
+    pub fn position_ids_from(&self, start: usize) -> Tensor<2, Int> {
         self.position_ids.clone().unwrap_or_else(|| {
             let seq = self.input_ids.dims()[1];
-            Tensor::arange(0..seq as i64, &self.input_ids.device()).unsqueeze()
+            Tensor::arange(start as i64..(start + seq) as i64, &self.input_ids.device()).unsqueeze()
         })
     }
 
@@ -251,6 +265,37 @@ pub trait MaskedLm: PretrainedModel {
     /// # Shapes
     /// - output: `[batch, seq, vocab]`
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<3>;
+}
+
+/// Scores for the next token at every position.
+///
+/// The three steps of [`CausalLm::forward`] are apart, so that other modalities can put their embeddings between text,
+/// and generation need not score what it does not look at.
+pub trait CausalLm: PretrainedModel {
+    /// What each layer keeps of the tokens it has seen: what [`Cache::new`] takes.
+    fn cache_kinds(&self) -> Vec<CacheKind>;
+
+    /// # Shapes
+    /// - input_ids: `[batch, seq]`
+    /// - output: `[batch, seq, hidden]`
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3>;
+
+    /// The layers and the last norm. The tokens follow those in the cache, which keeps them.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, seq, hidden]`
+    fn decode(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3>;
+
+    /// # Shapes
+    /// - x: `[batch, seq, hidden]`
+    /// - output: `[batch, seq, vocab]`
+    fn head(&self, x: Tensor<3>) -> Tensor<3>;
+
+    /// # Shapes
+    /// - output: `[batch, seq, vocab]`
+    fn forward(&self, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
+        self.head(self.decode(self.embed(inputs.input_ids.clone()), inputs, cache, record))
+    }
 }
 
 /// Scores for the labels of a whole text.
@@ -351,6 +396,22 @@ named_forward!(dyn QuestionAnswerer, |output, fields| {
     fields.insert("start_logits".to_owned(), output.start_logits.into_data());
     fields.insert("end_logits".to_owned(), output.end_logits.into_data());
 });
+
+impl NamedForward for dyn CausalLm {
+    fn forward_named(
+        &self,
+        inputs: &NamedTensors,
+        limits: &TextLimits,
+        device: &Device,
+        mut record: Record,
+    ) -> Result<NamedTensors> {
+        let inputs = TextInputs::new(&text_arguments(inputs)?, limits, device)?;
+        let logits = self.forward(&inputs, &mut Cache::off(self.cache_kinds().len()), &mut record);
+        let mut fields = recorded(record);
+        fields.insert("logits".to_owned(), logits.into_data());
+        Ok(fields)
+    }
+}
 
 impl NamedForward for dyn MultipleChoice {
     fn forward_named(

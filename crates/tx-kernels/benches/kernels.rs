@@ -8,7 +8,7 @@ use std::hint::black_box;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use tx_kernels::{AttentionOptions, Mask, Pointwise};
+use tx_kernels::{AttentionOptions, Mask, Pairs, Pointwise};
 
 fn main() {
     tx_kernels::keep_freed_memory();
@@ -168,7 +168,7 @@ fn rotary(bencher: Bencher) {
     let (x, cos, sin) = (random([1, 512, 32, 64]), random([1, 512, 1, 64]), random([1, 512, 1, 64]));
     bencher
         .counter(BytesCount::new(2 * 4 * 512 * 32 * 64usize))
-        .bench_local(|| tx_kernels::rotary(x.clone(), cos.clone(), sin.clone()));
+        .bench_local(|| tx_kernels::rotary(x.clone(), cos.clone(), sin.clone(), Pairs::Halves));
 }
 
 #[divan::bench]

@@ -12,7 +12,7 @@ use crate::softmax;
 /// positions of the keys, so that a cache needs no other mask.
 #[derive(Debug, Clone, Default)]
 pub struct Mask {
-    /// `[batch, keys]`: true for padding.
+    /// `[batch, keys]`: true for padding. Of more keys than there are, the last ones count: the others left a window.
     pub padding: Option<Tensor<2, Bool>>,
     /// How far back a query sees, itself not counted; unlimited if `None`.
     pub before: Option<usize>,
@@ -29,9 +29,21 @@ impl Mask {
         Self { padding: attention_mask.map(|mask| mask.equal_elem(0)), ..Self::default() }
     }
 
+    /// Padding and whatever comes after a query is hidden, and what is `window` positions before it or more.
+    pub fn causal(attention_mask: Option<Tensor<2, Int>>, window: Option<usize>) -> Self {
+        Self { before: window.map(|window| window.saturating_sub(1)), after: Some(0), ..Self::padding(attention_mask) }
+    }
+
     /// The same, seen through a window of `reach` positions on both sides.
     pub fn within(&self, reach: usize) -> Self {
         Self { padding: self.padding.clone(), before: Some(reach), after: Some(reach) }
+    }
+
+    /// The padding of the last keys.
+    pub(crate) fn padding_of(&self, keys: usize) -> Option<Tensor<2, Bool>> {
+        let padding = self.padding.clone()?;
+        let all = padding.dims()[1];
+        Some(if all > keys { padding.narrow(1, all - keys, keys) } else { padding })
     }
 
     /// True where a query may not see a key, or `None` if all is seen.
@@ -39,7 +51,7 @@ impl Mask {
     /// # Shapes
     /// - output: `[batch or 1, 1, queries or 1, keys]`
     fn hidden(&self, queries: usize, keys: usize, device: &burn::tensor::Device) -> Option<Tensor<4, Bool>> {
-        let padding = self.padding.clone().map(|p| p.unsqueeze_dims::<4>(&[1, 1]));
+        let padding = self.padding_of(keys).map(|p| p.unsqueeze_dims::<4>(&[1, 1]));
         if self.before.is_none() && self.after.is_none() {
             return padding;
         }
@@ -70,12 +82,16 @@ pub struct AttentionOptions<'a> {
     pub scale: Option<f64>,
     /// Added to the scaled scores: `[batch or 1, heads, queries, keys]`.
     pub bias: Option<Tensor<4>>,
+    /// Scores are kept within ± this, smoothly: `cap · tanh(score / cap)`. Gemma team, 2024 (arXiv:2408.00118).
+    pub softcap: Option<f64>,
+    /// One more score for each head, which has no value: `[heads]`. Xiao et al., 2023 (arXiv:2309.17453).
+    pub sinks: Option<Tensor<1>>,
 }
 
 impl<'a> AttentionOptions<'a> {
-    /// The usual scale and no bias.
+    /// The usual scale and nothing else.
     pub fn new(mask: &'a Mask) -> Self {
-        Self { mask, scale: None, bias: None }
+        Self { mask, scale: None, bias: None, softcap: None, sinks: None }
     }
 
     /// The factor of the scores of heads of `head_dim` elements.
@@ -115,7 +131,8 @@ fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
 /// [`attention`], and the weights that it computed: for whoever wants to look at them.
 ///
 /// # Shapes
-/// - weights: `[batch, heads, queries, keys]`; every row sums to one, also where all keys are hidden
+/// - weights: `[batch, heads, queries, keys]`; every row sums to one, also where all keys are hidden, unless sinks take
+///   their part
 pub fn attention_weights(
     q: Tensor<4>,
     k: Tensor<4>,
@@ -128,6 +145,10 @@ pub fn attention_weights(
     let scale = options.factor(head_dim);
     let (k, v) = (repeat_heads(k, heads), repeat_heads(v, heads));
     let scores = (q * scale).swap_dims(1, 2).matmul(k.permute([0, 2, 3, 1])); // [batch, heads, queries, keys]
+    let scores = match options.softcap {
+        Some(cap) => (scores / cap).tanh() * cap,
+        None => scores,
+    };
     let scores = match options.bias {
         Some(bias) => scores + bias,
         None => scores,
@@ -140,6 +161,13 @@ pub fn attention_weights(
         }
         None => scores,
     };
-    let weights = softmax(scores);
+    let weights = match options.sinks {
+        Some(sinks) => {
+            let [batch, heads, queries, keys] = scores.dims();
+            let sinks = sinks.cast(scores.dtype()).reshape([1, heads, 1, 1]).expand([batch, heads, queries, 1]);
+            softmax(Tensor::cat(vec![scores, sinks], 3)).narrow(3, 0, keys)
+        }
+        None => softmax(scores),
+    };
     (weights.clone().matmul(v.swap_dims(1, 2)).swap_dims(1, 2), weights)
 }

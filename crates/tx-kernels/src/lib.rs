@@ -10,11 +10,13 @@
 //! | `activation.rs` | [`gelu`], [`gelu_tanh`], [`silu`], [`swiglu`], [`softmax`] |
 //! | `attention.rs` | [`attention`], its [`Mask`] |
 //! | `embedding.rs` | [`embedding`] |
-//! | `linear.rs` | [`linear`], [`linears`] |
+//! | `linear.rs` | [`linear`], [`linears`], [`linear_transposed`] |
 //! | `memory.rs` | [`keep_freed_memory`] |
 //! | `norm.rs` | [`layer_norm`], [`rms_norm`] |
 //! | `quantize.rs` | [`quantize_int8`], [`quantize_int4`], [`dequantize`] |
 //! | `rotary.rs` | [`rotary`] |
+//! | `rows.rs` | [`write_rows`] |
+//! | `ssm.rs` | [`causal_conv1d`], [`selective_scan`], [`ssd_scan`] |
 //! | `cpu/` | the bodies for `Flex`: kernels, and the way from tensors to them |
 //! | `simd.rs` | run-time choice of instruction set for plain loops |
 //! | `ceilings.rs` | what the machine can do at most |
@@ -34,17 +36,21 @@ mod memory;
 mod norm;
 mod quantize;
 mod rotary;
+mod rows;
+mod ssm;
 
 use std::cell::Cell;
 
 pub use activation::{Pointwise, gelu, gelu_tanh, silu, softmax, swiglu};
 pub use attention::{AttentionOptions, Mask, attention, attention_weights};
 pub use embedding::embedding;
-pub use linear::{linear, linears};
+pub use linear::{linear, linear_transposed, linears};
 pub use memory::keep_freed_memory;
 pub use norm::{layer_norm, rms_norm};
 pub use quantize::{can_quantize, dequantize, quantize_int4, quantize_int8};
-pub use rotary::rotary;
+pub use rotary::{Pairs, rotary};
+pub use rows::write_rows;
+pub use ssm::{SsdParameters, causal_conv1d, selective_scan, ssd_scan};
 
 thread_local! {
     static REFERENCE: Cell<bool> = const { Cell::new(false) };

@@ -45,6 +45,26 @@ pub fn linears<const D: usize, const N: usize>(
     layers.map(|(weight, bias)| composed(x.clone(), weight, bias, act))
 }
 
+/// [`linear`] with a weight that lies the other way round, as GPT-2's `Conv1D` has it; it is not quantized.
+///
+/// # Shapes
+/// - x: `[.., in]`
+/// - weight: `[in, out]`
+/// - bias: `[out]`
+/// - output: `[.., out]`
+pub fn linear_transposed<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Option<Pointwise>,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = cpu::linear_transposed(&x, &weight, bias.as_ref(), act) {
+        return y;
+    }
+    composed(x, weight.transpose(), bias, act)
+}
+
 fn composed<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,

@@ -3,8 +3,9 @@
 
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use tx_kernels::{
-    AttentionOptions, Mask, Pointwise, attention, attention_weights, dequantize, embedding, layer_norm, linear,
-    linears, quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference,
+    AttentionOptions, Mask, Pairs, Pointwise, attention, attention_weights, dequantize, embedding, layer_norm, linear,
+    linear_transposed, linears, quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference,
+    write_rows,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -37,6 +38,9 @@ fn linear_takes_every_size_and_dtype() {
                 let w = w.clone().cast(dtype);
                 let what = format!("{rows}×{steps}×{columns} {dtype:?}");
                 agree(|| linear(x.clone(), w.clone(), Some(b.clone()), None), 2e-6, &what);
+                let turned = w.transpose().reshape([steps, columns]);
+                let turned = || linear_transposed(x.clone(), turned.clone(), Some(b.clone()), None);
+                agree(turned, 2e-6, &what);
             }
         }
     }
@@ -140,10 +144,16 @@ fn attention_takes_every_mask_and_shape() {
     let part = |i: usize| qkv.clone().narrow(2, i, 1).squeeze_dim::<4>(2);
     let mask = Mask::default();
     agree(|| attention(part(0), part(1), part(2), AttentionOptions::new(&mask)), 3e-6, "views");
-    let (q, wide) = (random([2, 20, 4, 16]), random([2, 20, 4, 40]));
+    let (q, wide, sinks) = (random([2, 20, 4, 16]), random([2, 20, 4, 40]), random([4]));
     let options = || AttentionOptions { scale: Some(0.7), ..AttentionOptions::new(&mask) };
     agree(|| attention(q.clone(), q.clone(), wide.clone(), options()), 3e-6, "wide values");
     agree(|| attention_weights(q.clone(), q.clone(), wide.clone(), options()).1, 3e-6, "weights");
+    let capped = || AttentionOptions { softcap: Some(1.5), sinks: Some(sinks.clone()), ..options() };
+    agree(|| attention(q.clone(), q.clone(), wide.clone(), capped()), 3e-6, "soft cap and sinks");
+    // Padding of keys that left a window.
+    let padding = Tensor::<2, Int>::from_ints([[1; 25], [0; 25]], &Device::flex()).equal_elem(0);
+    let mask = Mask { padding: Some(padding), before: None, after: Some(0) };
+    agree(|| attention(q.clone(), q.clone(), q.clone(), AttentionOptions::new(&mask)), 3e-6, "more padding than keys");
 }
 
 #[test]
@@ -170,11 +180,32 @@ fn row_kernels_take_every_length() {
         agree(|| softmax(x.clone() * 10.0), 2e-6, &what);
         agree(|| swiglu(x.clone(), y.clone()), 2e-6, &what);
     }
-    let x = random([2, 5, 3, 12]);
-    for batch in [1, 2] {
-        let (cos, sin) = (random([batch, 5, 1, 12]), random([batch, 5, 1, 12]));
-        agree(|| rotary(x.clone(), cos.clone(), sin.clone()), 2e-6, "rotary");
+}
+
+#[test]
+fn rotary_takes_parts_pairs_and_views() {
+    let x = random([2, 5, 9, 12]);
+    for view in [x.clone(), x.narrow(2, 3, 3)] {
+        for (batch, rotated) in [(1, 12), (2, 12), (1, 6), (2, 2)] {
+            for pairs in [Pairs::Halves, Pairs::Neighbours] {
+                let (cos, sin) = (random([batch, 5, 1, rotated]), random([batch, 5, 1, rotated]));
+                agree(|| rotary(view.clone(), cos.clone(), sin.clone(), pairs), 2e-6, "rotary");
+            }
+        }
     }
+}
+
+#[test]
+fn rows_are_written_into_a_buffer() {
+    let (buffer, x) = (random([2, 7, 3, 5]), random([2, 2, 6, 5]).narrow(2, 1, 3));
+    for at in [0, 3, 5] {
+        // Held by others, and by nobody else.
+        agree(|| write_rows(buffer.clone(), at, x.clone()), 0.0, "write_rows");
+        agree(|| write_rows(buffer.clone() * 1.0, at, x.clone()), 0.0, "write_rows");
+    }
+    let kept = buffer.clone().into_data();
+    let _ = write_rows(buffer.clone(), 0, x);
+    assert_eq!(buffer.into_data(), kept);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
-use tx_kernels::{Pointwise, gelu, gelu_tanh, silu};
+use tx_kernels::{Pointwise, gelu, gelu_tanh, silu, swiglu};
 
 /// HF's `ACT2FN`: every name that `hidden_act` and its like may have.
 ///
@@ -64,6 +64,14 @@ impl Activation {
             Self::Silu => Some(Pointwise::Silu),
             Self::Relu => Some(Pointwise::Relu),
             _ => None,
+        }
+    }
+
+    /// `act(gate) · up`. Shazeer, 2020 (arXiv:2002.05202).
+    pub fn gate<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Silu => swiglu(gate, up),
+            _ => self.forward(gate) * up,
         }
     }
 

@@ -5,8 +5,13 @@
 //! of any size costs nothing.
 
 mod activation;
+mod alibi;
 mod attention;
+mod cache;
+mod causal_conv;
+mod conv1d;
 mod embedding;
+mod experts;
 mod linear;
 mod norm;
 mod relative;
@@ -16,15 +21,21 @@ use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Distribution, Tensor};
 
 pub use activation::Activation;
+pub use alibi::{alibi, alibi_slopes};
 pub use attention::{AttentionOptions, Mask, attention, merge_heads, split_heads};
+pub use cache::{Cache, CacheKind, KeyValues, LayerCache, States};
+pub use causal_conv::CausalConv1d;
+pub use conv1d::Conv1dLinear;
 pub use embedding::Embedding;
+pub use experts::{Router, Routing};
 pub use linear::{Linear, project};
 pub use norm::{LayerNorm, RmsNorm};
 pub use relative::relative_position_bucket;
-pub use rope::{Rope, RopeTable};
+pub use rope::{Pairs, Rope, RopeParameters, RopeTable, RopeType};
+pub use tx_kernels::{SsdParameters, linear_transposed, selective_scan, ssd_scan};
 
 /// A parameter that is drawn from a normal distribution with this deviation on first use, if it is not loaded before.
-pub(crate) fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Param<Tensor<D>> {
+pub fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Param<Tensor<D>> {
     let draw = move |device: &Device, grad: bool| {
         Tensor::random(shape, Distribution::Normal(0.0, std), device).set_require_grad(grad)
     };
@@ -32,7 +43,7 @@ pub(crate) fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Devic
 }
 
 /// A parameter that is constant on first use, if it is not loaded before.
-pub(crate) fn constant<const D: usize>(shape: [usize; D], value: f64, device: &Device) -> Param<Tensor<D>> {
+pub fn constant<const D: usize>(shape: [usize; D], value: f64, device: &Device) -> Param<Tensor<D>> {
     let fill = move |device: &Device, grad: bool| Tensor::full(shape, value, device).set_require_grad(grad);
     Param::uninitialized(ParamId::new(), fill, device.clone(), true, shape.into())
 }

@@ -54,17 +54,45 @@ pub struct RmsNorm {
     pub weight: Param<Tensor<1>>,
     #[module(skip)]
     eps: f64,
+    /// Added to the weight.
+    #[module(skip)]
+    offset: f64,
 }
 
 impl RmsNorm {
     /// A norm over `hidden` elements.
     pub fn new(hidden: usize, eps: f64, device: &Device) -> Self {
-        Self { weight: constant([hidden], 1.0, device), eps }
+        Self { weight: constant([hidden], 1.0, device), eps, offset: 0.0 }
+    }
+
+    /// A norm that multiplies by `1 + weight`: a weight of zeros changes nothing.
+    pub fn with_offset(hidden: usize, eps: f64, device: &Device) -> Self {
+        Self { weight: constant([hidden], 0.0, device), eps, offset: 1.0 }
     }
 
     /// # Shapes
     /// - x, output: `[.., hidden]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        tx_kernels::rms_norm(x, None, self.weight.val(), self.eps)
+        let weight = self.weight.val();
+        let weight = if self.offset == 0.0 { weight } else { weight + self.offset };
+        tx_kernels::rms_norm(x, None, weight, self.eps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_norm_changes_nothing_but_the_scale() {
+        let device = Device::default();
+        // The mean square is one half of 9 + 16.
+        let expected = [3.0 / 12.5_f32.sqrt(), 4.0 / 12.5_f32.sqrt()];
+        for norm in [RmsNorm::new(2, 0.0, &device), RmsNorm::with_offset(2, 0.0, &device)] {
+            let y = norm.forward(Tensor::<2>::from_floats([[3.0, 4.0]], &device));
+            for (found, expected) in y.into_data().iter::<f32>().zip(expected) {
+                assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@
 //! ```
 
 mod build;
+mod bytes;
 mod charsmap;
 mod encoding;
 mod family;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
+pub use bytes::TokenBytes;
 pub use encoding::{EncodeOptions, Encoding, PadTo, Padding, Sequence, Text, Truncation};
 
 use crate::error::{Error, Result};

@@ -47,13 +47,16 @@ pub trait Pretrained: Module + Send + Sync + std::fmt::Debug + 'static {
     /// HF's `base_model_prefix`: the field of a head class that holds the base model. Files may have it or not.
     const PREFIX: &'static str;
 
+    /// The name of that field, where it is not the one in files.
+    const FIELD: &'static str = Self::PREFIX;
+
     /// What reads differently in files.
     const RENAMES: &'static [Rename] = &[];
 
     /// Fields that a checkpoint may lack; [`Pretrained::init`] leaves them out then.
     const OPTIONAL: &'static [&'static str] = &[];
 
-    /// Tensors of the file, by the start of their name without the prefix, that this class has no use for.
+    /// Tensors of the file, by the start or the end of their name without the prefix, that this class has no use for.
     const IGNORED: &'static [&'static str] = &[];
 
     /// Pairs of module paths that share one tensor: if a file has only one of them, or equal ones.
@@ -142,7 +145,7 @@ pub fn load<M: Pretrained>(
     {
         return Err(unable(format!("`--quantize {quantization}` needs `--device cpu`")));
     }
-    let prefix = format!("{}.", M::PREFIX);
+    let (prefix, field) = (format!("{}.", M::PREFIX), format!("{}.", M::FIELD));
     let names: Vec<&str> = checkpoint.tensors().keys().map(String::as_str).collect();
     let without_prefix = |name: &str| name.strip_prefix(&prefix).unwrap_or(name).to_owned();
     let holds = |part: &&'static str| names.iter().any(|name| starts_with_segment(&without_prefix(name), part));
@@ -152,10 +155,11 @@ pub fn load<M: Pretrained>(
     let mut visitor = Paths::default();
     model.visit(&mut visitor);
     let paths: Vec<String> = visitor.paths.into_iter().map(|(path, _)| path).collect();
-    let head = paths.iter().any(|path| path.starts_with(&prefix));
+    let head = paths.iter().any(|path| path.starts_with(&field));
     let files = FileNames {
         renames: M::RENAMES,
         prefix: &prefix,
+        field: &field,
         module_has_prefix: head,
         file_has_prefix: names.iter().any(|name| name.starts_with(&prefix)),
     };
@@ -203,7 +207,7 @@ pub fn load<M: Pretrained>(
     for name in names.iter().filter(|name| !used.contains(*name) && !spellings.contains(**name)) {
         let bare = without_prefix(name);
         let harmless = bare.split('.').any(|segment| OLD_BUFFERS.contains(&segment))
-            || M::IGNORED.iter().any(|ignored| starts_with_segment(&bare, ignored));
+            || M::IGNORED.iter().any(|part| starts_with_segment(&bare, part) || ends_with_segment(&bare, part));
         // Outside of the base model: for a base class everything without the prefix, if the file has it at all.
         let other_head =
             if head { !name.starts_with(&prefix) && !exact } else { files.file_has_prefix && bare == **name };
@@ -230,7 +234,7 @@ pub fn parameters<M: Pretrained>(config: &M::Config) -> Vec<(String, Vec<usize>)
     model.visit(&mut visitor);
     let tied = M::tied(config);
     let own = visitor.paths.into_iter().filter(|(path, _)| tied.iter().all(|(a, _)| a != path));
-    own.map(|(path, shape)| (rename(&path, M::RENAMES, |file| file[0]), shape)).collect()
+    own.map(|(path, shape)| (saved_name::<M>(&path), shape)).collect()
 }
 
 /// Decides which parameters share a tensor: those whose partner alone is in the file, and those with equal bytes.
@@ -262,10 +266,16 @@ fn starts_with_segment(name: &str, part: &str) -> bool {
     name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
+/// Whether `name` is `part` or ends in it.
+fn ends_with_segment(name: &str, part: &str) -> bool {
+    name.strip_suffix(part).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 /// How module paths are spelt in one file.
 struct FileNames<'a> {
     renames: &'a [Rename],
     prefix: &'a str,
+    field: &'a str,
     module_has_prefix: bool,
     file_has_prefix: bool,
 }
@@ -273,11 +283,13 @@ struct FileNames<'a> {
 impl FileNames<'_> {
     /// The name that this file would have for a module path.
     fn canonical(&self, path: &str) -> String {
+        let path = &with_prefix(path, self.field, self.prefix);
         self.with_file_prefix(path, rename(path, self.renames, |file| file[0]))
     }
 
     /// Every name that this file may have for a module path, in order of preference.
     fn accepted(&self, path: &str) -> Vec<String> {
+        let path = &with_prefix(path, self.field, self.prefix);
         let spellings = self.renames.iter().map(|r| r.file.len()).max().unwrap_or(1);
         // Where a file has a tensor under two names, the one that the module has is the one that Python uses.
         let mut names = vec![self.with_file_prefix(path, path.to_owned())];
@@ -302,6 +314,17 @@ impl FileNames<'_> {
             _ => name,
         }
     }
+}
+
+/// A path with the file's name of the field that holds the base model.
+fn with_prefix(path: &str, field: &str, prefix: &str) -> String {
+    path.strip_prefix(field).map_or_else(|| path.to_owned(), |rest| format!("{prefix}{rest}"))
+}
+
+/// The name that a parameter of `M` is saved by.
+fn saved_name<M: Pretrained>(path: &str) -> String {
+    let path = with_prefix(path, &format!("{}.", M::FIELD), &format!("{}.", M::PREFIX));
+    rename(&path, M::RENAMES, |file| file[0])
 }
 
 /// Applies all renames to a dotted path.
@@ -451,7 +474,7 @@ impl ModuleMapper for Filler<'_> {
 impl<M: Pretrained> PretrainedModel for M {
     fn tensors(&self) -> Vec<(String, StoredTensor)> {
         let mut visitor =
-            Collector { renames: M::RENAMES, path: Vec::new(), seen: HashSet::new(), tensors: Vec::new() };
+            Collector { name: saved_name::<M>, path: Vec::new(), seen: HashSet::new(), tensors: Vec::new() };
         self.visit(&mut visitor);
         visitor.tensors
     }
@@ -465,7 +488,7 @@ impl<M: Pretrained> PretrainedModel for M {
 
 /// Collects every tensor once, under the name it is saved by.
 struct Collector {
-    renames: &'static [Rename],
+    name: fn(&str) -> String,
     path: Vec<String>,
     seen: HashSet<ParamId>,
     tensors: Vec<(String, StoredTensor)>,
@@ -483,7 +506,7 @@ impl AsRef<[u8]> for Owned {
 impl Collector {
     fn push(&mut self, id: ParamId, data: impl FnOnce() -> TensorData) {
         if self.seen.insert(id) {
-            let name = rename(&self.path.join("."), self.renames, |file| file[0]);
+            let name = (self.name)(&self.path.join("."));
             let data = data();
             let (dtype, shape) = (data.dtype(), data.shape().as_slice().to_vec());
             let bytes = bytes::Bytes::from_owner(Owned(data.into_bytes()));

@@ -23,7 +23,8 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn row(&self, batch: usize, seq: usize, head: usize, dim: usize) -> &'a [f32] {
+    /// The `dim` elements of a head.
+    pub fn row(&self, batch: usize, seq: usize, head: usize, dim: usize) -> &'a [f32] {
         let start = batch * self.strides[0] + seq * self.strides[1] + head * self.strides[2];
         &self.data[start..start + dim]
     }
@@ -46,6 +47,10 @@ pub struct Attention<'a> {
     /// Elements of a value.
     pub value_dim: usize,
     pub scale: f32,
+    /// Keeps the scores within ± this.
+    pub softcap: Option<f32>,
+    /// `[heads]`: one more score, without a value.
+    pub sinks: Option<&'a [f32]>,
     /// `[batch, keys]`: not zero is hidden.
     pub padding: Option<&'a [u8]>,
     pub before: Option<usize>,
@@ -108,6 +113,11 @@ impl WithSimd for Block<'_> {
         let mut part = Scratch::<f32>::take(if range.len() > KEYS { sums.len() } else { 0 });
         let mut max = Aligned([f32::NEG_INFINITY; 64]);
         let mut total = Aligned([0f32; 64]);
+        if let Some(sinks) = of.sinks {
+            for (lane, &(head, _)) in lanes.iter().enumerate() {
+                (max.0[lane], total.0[lane]) = (sinks[head], 1.0);
+            }
+        }
         for first in range.clone().step_by(KEYS) {
             let count = KEYS.min(range.end - first);
             let start = |view: &View<'_>| {
@@ -119,6 +129,9 @@ impl WithSimd for Block<'_> {
                 tile::panel::<S, true>(&panel, of.dim, q.as_ptr(), k, count, std::ptr::null(), scores.as_mut_ptr());
             }
             let scores = &mut scores[..count * width];
+            if let Some(cap) = of.softcap {
+                rows::softcap(cap, scores);
+            }
             if let Some(bias) = &of.bias {
                 for (lane, &(head, query)) in lanes.iter().enumerate() {
                     let bias = &bias.row(batch, query, head, first + count)[first..];

@@ -3,7 +3,7 @@
 //! A body takes a case if all tensors lie on the CPU, are not tracked by autodiff and have the dtypes that it knows;
 //! otherwise it says `None` and the reference body runs. So it does where shapes do not fit, which is then burn's panic:
 //! kernels read through pointers and trust their shapes. Kernels know nothing of tensors, and threads are started in
-//! `product.rs`, `attention.rs` and here alone.
+//! `product.rs`, `attention.rs`, `ssm.rs` and here alone.
 //!
 //! | file | holds |
 //! |---|---|
@@ -14,7 +14,9 @@
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
 //! | `rows.rs` | everything that goes row by row or element by element |
+//! | `transposed.rs` | products with weights that lie the other way round |
 //! | `scratch.rs` | memory that is used again |
+//! | `ssm.rs` | state space models, from tensors to kernels |
 
 mod attention;
 mod dots;
@@ -23,7 +25,9 @@ pub mod product;
 pub mod quantized;
 pub mod rows;
 mod scratch;
+pub mod ssm;
 pub mod tile;
+mod transposed;
 
 use burn::backend::flex::{FlexQTensor, FlexTensor, Layout};
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
@@ -36,7 +40,8 @@ use self::attention::{Attention, View};
 use self::product::{Factor, Out, Weight, parallel};
 pub use self::scratch::Lines;
 use self::scratch::{Aligned, Scratch};
-use crate::{AttentionOptions, Pointwise, reference};
+use self::transposed::Transposed;
+use crate::{AttentionOptions, Pairs, Pointwise, reference};
 
 /// Elements per task of a kernel that goes element by element: they stay in the nearest caches.
 const CHUNK: usize = 1 << 14;
@@ -205,19 +210,61 @@ pub fn norm<const D: usize>(
     }))
 }
 
-pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Option<Tensor<4>> {
+pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>, pairs: Pairs) -> Option<Tensor<4>> {
     let [batch, seq, heads, dim] = x.dims();
     let angles = cos.dims();
-    if dim % 2 != 0 || angles != sin.dims() || (angles[0] != 1 && angles[0] != batch) || angles[1..] != [seq, 1, dim] {
+    let rotated = angles[3];
+    let fits = angles == sin.dims() && (angles[0] == 1 || angles[0] == batch) && angles[1..3] == [seq, 1];
+    if !fits || !rotated.is_multiple_of(2) || rotated > dim {
         return None;
     }
-    let (x, cos, sin) = (floats(x)?, floats(cos)?, floats(sin)?);
-    let (x, cos, sin) = (slice(&x), slice(&cos), slice(&sin));
+    let (x, cos, sin) = (viewable(x)?, floats(cos)?, floats(sin)?);
+    let (x, cos, sin) = (view(&x), slice(&cos), slice(&sin));
     Some(by_rows([batch, seq, heads, dim], |i, out| {
-        let position = i / heads;
-        let at = if angles[0] == 1 { position % seq } else { position } * dim;
-        rows::rotary(&x[i * dim..(i + 1) * dim], &cos[at..at + dim], &sin[at..at + dim], out);
+        let (position, head) = (i / heads, i % heads);
+        let (batch, token) = (position / seq, position % seq);
+        let at = if angles[0] == 1 { token } else { position } * rotated;
+        let x = x.row(batch, token, head, dim);
+        let (cos, sin) = (&cos[at..at + rotated], &sin[at..at + rotated]);
+        match pairs {
+            Pairs::Halves => rows::rotary_halves(&x[..rotated], cos, sin, &mut out[..rotated]),
+            Pairs::Neighbours => rows::rotary_neighbours(&x[..rotated], cos, sin, &mut out[..rotated]),
+        }
+        out[rotated..].copy_from_slice(&x[rotated..]);
     }))
+}
+
+/// Writes rows into a buffer, in place if nothing else holds it.
+#[expect(clippy::result_large_err, reason = "what is not taken goes back")]
+pub fn write_rows(buffer: Tensor<4>, at: usize, x: &Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
+    let [batch, rows, heads, dim] = buffer.dims();
+    let new = x.dims()[1];
+    if x.dims() != [batch, new, heads, dim] || at + new > rows || flex(&buffer).is_none() {
+        return Err(buffer);
+    }
+    let Some(x) = viewable(x) else { return Err(buffer) };
+    let mut held = match buffer.into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(held)) => held,
+        kind => {
+            return Err(Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled }));
+        }
+    };
+    let whole = held.layout().is_contiguous()
+        && held.layout().start_offset() == 0
+        && held.bytes().len() == 4 * batch * rows * heads * dim;
+    let x = view(&x);
+    let Some(values) = (if whole && held.is_unique() { held.try_storage_mut::<f32>() } else { None }) else {
+        return Err(Tensor::from_primitive::<burn::backend::Flex>(held));
+    };
+    for b in 0..batch {
+        for row in 0..new {
+            let to = &mut values[((b * rows + at + row) * heads) * dim..][..heads * dim];
+            for (head, to) in to.chunks_exact_mut(dim).enumerate() {
+                to.copy_from_slice(x.row(b, row, head, dim));
+            }
+        }
+    }
+    Ok(Tensor::from_primitive::<burn::backend::Flex>(held))
 }
 
 /// Rows of a table, widened to f32.
@@ -316,12 +363,36 @@ pub fn linears<const D: usize, const N: usize>(
     }))
 }
 
-/// What a [`View`] of a tensor with four axes needs: elements of the last axis beside each other.
-fn viewable(x: &Tensor<4>) -> Option<FlexTensor> {
+/// `act(x · W + b)` of a dense weight `[in, out]`.
+pub fn linear_transposed<const D: usize>(
+    x: &Tensor<D>,
+    weight: &Tensor<2>,
+    bias: Option<&Tensor<1>>,
+    act: Option<Pointwise>,
+) -> Option<Tensor<D>> {
+    let ([steps, columns], mut shape) = (weight.dims(), x.dims());
+    if shape[D - 1] != steps || steps == 0 || bias.is_some_and(|bias| bias.dims() != [columns]) {
+        return None;
+    }
+    let (x, held) = (floats(x)?, Held::new(weight)?);
+    let bias = match bias {
+        Some(bias) => Some(floats(bias)?),
+        None => None,
+    };
+    let weight = held.weight(steps).filter(|weight| !matches!(weight, Weight::Quantized(_)))?;
+    shape[D - 1] = columns;
+    let product =
+        |out: Out| Transposed { x: slice(&x), steps, weight, columns, bias: bias.as_ref().map(slice), act, out };
+    // SAFETY: every row of x has a row of the result.
+    Some(unsafe { create(shape, |out| product(out).run()) })
+}
+
+/// What a [`View`] of a tensor with three or four axes needs: elements of the last axis beside each other.
+fn viewable<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     match flex(x)? {
         BackendTensor::Float(x) if x.dtype() == DType::F32 => {
             let strides = x.layout().strides();
-            let fits = strides[3] == 1 && strides.iter().all(|&stride| stride >= 0);
+            let fits = strides[D - 1] == 1 && strides.iter().all(|&stride| stride >= 0);
             Some(if fits { x } else { x.to_contiguous() })
         }
         _ => None,
@@ -340,7 +411,8 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &Attentio
     let [batch, queries, heads, dim] = q.dims();
     let [_, keys, groups, _] = k.dims();
     let value_dim = v.dims()[3];
-    let padded = options.mask.padding.as_ref().is_none_or(|padding| padding.dims() == [batch, keys]);
+    let padding = options.mask.padding_of(keys);
+    let padded = padding.as_ref().is_none_or(|padding| padding.dims() == [batch, keys]);
     let fits = k.dims() == [batch, keys, groups, dim] && v.dims() == [batch, keys, groups, value_dim];
     if !fits || !padded || groups == 0 || !heads.is_multiple_of(groups) || queries > keys {
         return None;
@@ -350,8 +422,12 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &Attentio
         Some(bias) => Some(viewable(&bias.clone().expand([batch, heads, queries, keys]))?),
         None => None,
     };
-    let padding = match &options.mask.padding {
+    let padding = match &padding {
         Some(padding) => Some(plain(padding)?),
+        None => None,
+    };
+    let sinks = match &options.sinks {
+        Some(sinks) => Some(floats(sinks).filter(|_| sinks.dims() == [heads])?),
         None => None,
     };
     let (q, k, v) = (viewable(q)?, viewable(k)?, viewable(v)?);
@@ -367,6 +443,8 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &Attentio
         dim,
         value_dim,
         scale: options.factor(dim) as f32,
+        softcap: options.softcap.map(|cap| cap as f32),
+        sinks: sinks.as_ref().map(slice),
         padding: padding.as_ref().map(FlexTensor::bytes),
         before: options.mask.before,
         after: options.mask.after,

@@ -28,7 +28,7 @@ fn erf(x: f32) -> f32 {
 
 /// `eˣ` by Cephes' polynomial; the exponent is added to the bits of the result.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     /// 1.5 · 2²³: adding it rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
@@ -125,6 +125,13 @@ multiversion! {
         }
     }
 
+    /// `cap · tanh(x / cap)`, in place.
+    pub fn softcap(cap: f32, x: &mut [f32]) {
+        for x in x {
+            *x = cap * tanh(*x / cap);
+        }
+    }
+
     /// `gate · σ(gate) · up`.
     pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
@@ -183,13 +190,21 @@ multiversion! {
     }
 
     /// Rotates each pair `(x[i], x[i + n/2])` by the angle whose cosine and sine are given for both.
-    pub fn rotary(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+    pub fn rotary_halves(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
         let half = x.len() / 2;
         let (left, right) = x.split_at(half);
         let (out_left, out_right) = out.split_at_mut(half);
         for i in 0..half {
             out_left[i] = left[i].mul_add(cos[i], -right[i] * sin[i]);
             out_right[i] = right[i].mul_add(cos[half + i], left[i] * sin[half + i]);
+        }
+    }
+
+    /// Rotates each pair `(x[2i], x[2i + 1])` by the angle whose cosine and sine are given for both.
+    pub fn rotary_neighbours(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+        let pairs = x.as_chunks::<2>().0.iter().zip(cos.as_chunks::<2>().0.iter().zip(sin.as_chunks::<2>().0));
+        for ((x, (cos, sin)), out) in pairs.zip(out.as_chunks_mut::<2>().0) {
+            *out = [x[0].mul_add(cos[0], -x[1] * sin[0]), x[1].mul_add(cos[1], x[0] * sin[1])];
         }
     }
 

@@ -211,8 +211,9 @@ impl ModernBertModel {
     /// - output: `[batch, seq, hidden]`
     fn encode(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<3> {
         let position_ids = inputs.position_ids_or_range();
-        let full = View { rope: self.full_rope.table(position_ids.clone()), mask: inputs.mask() };
-        let sliding = View { rope: self.sliding_rope.table(position_ids), mask: full.mask.within(self.reach) };
+        let length = inputs.input_ids.dims()[1];
+        let full = View { rope: self.full_rope.table(position_ids.clone(), length), mask: inputs.mask() };
+        let sliding = View { rope: self.sliding_rope.table(position_ids, length), mask: full.mask.within(self.reach) };
         let mut x = self.embeddings.forward(inputs);
         for layer in &self.layers {
             record.hidden_state(&x);

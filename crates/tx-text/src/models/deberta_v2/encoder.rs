@@ -270,7 +270,8 @@ impl SelfAttention {
         let terms = 1 + usize::from(self.c2p) + usize::from(self.p2c);
         let scale = 1.0 / ((terms * q.dims()[3]) as f64).sqrt();
         let bias = relative.and_then(|relative| self.bias(&q, &k, relative, scale));
-        merge_heads(attention(q, k, v, AttentionOptions { mask, scale: Some(scale), bias }, record))
+        let options = AttentionOptions { scale: Some(scale), bias, ..AttentionOptions::new(mask) };
+        merge_heads(attention(q, k, v, options, record))
     }
 
     /// The terms of the scores that know the distance.

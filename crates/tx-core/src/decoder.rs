@@ -1,0 +1,240 @@
+//! The heads of decoder-only models, which are the same for all of them.
+//!
+//! An architecture is its base model alone, a [`Decoder`]; here are the classes that HF builds on each:
+//! [`ForCausalLm`], [`ForSequenceClassification`], [`ForTokenClassification`] and [`ForQuestionAnswering`].
+
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::config::ModelConfig;
+use crate::nn::{Cache, CacheKind, Linear};
+use crate::task::{
+    BaseModelOutput, CausalLm, QuestionAnswerer, QuestionAnsweringOutput, Record, SequenceClassifier, TextInputs,
+    TextModel, TokenClassifier,
+};
+use crate::weights::load::{Parts, Pretrained, Rename};
+
+/// The keys of a decoder's config that its heads need.
+pub trait DecoderConfig: ModelConfig {
+    /// Elements of a hidden state, as the head reads it.
+    fn hidden_size(&self) -> usize;
+    /// Rows of the head.
+    fn vocab_size(&self) -> usize;
+    /// Whether the head shares the embedding's tensor.
+    fn tie_word_embeddings(&self) -> bool;
+    /// Labels of a classifier.
+    fn num_labels(&self) -> usize;
+    /// What a classifier takes for padding.
+    fn pad_token_id(&self) -> Option<i64>;
+    /// Whether the language-modelling head has a bias.
+    fn head_bias(&self) -> bool {
+        false
+    }
+}
+
+/// The base model of a decoder-only architecture: embeddings, layers, and the last norm.
+pub trait Decoder: Module + ModuleDisplay + Send + Sync + std::fmt::Debug + 'static {
+    /// The typed view of its `config.json`.
+    type Config: DecoderConfig;
+
+    /// HF's `base_model_prefix`.
+    const PREFIX: &'static str = "model";
+
+    /// The prefix in files of the class for question answering, which HF changes for some.
+    const QUESTION_ANSWERING_PREFIX: &'static str = Self::PREFIX;
+
+    /// What reads differently in files.
+    const RENAMES: &'static [Rename] = &[];
+
+    /// The same for the class for token classification; its head is `score` here.
+    const TOKEN_CLASSIFICATION_RENAMES: &'static [Rename] = Self::RENAMES;
+
+    /// Tensors of the file, by the start of their name without the prefix, that no class has a use for.
+    const IGNORED: &'static [&'static str] = &[];
+
+    /// The head's weight and the embedding's, as paths in [`ForCausalLm`].
+    const TIED: &'static [(&'static str, &'static str)] = &[("lm_head.weight", "model.embed_tokens.weight")];
+
+    /// The module with uninitialised parameters.
+    fn new(config: &Self::Config, device: &Device) -> Self;
+
+    /// What each layer keeps of the tokens it has seen.
+    fn cache_kinds(&self) -> Vec<CacheKind>;
+
+    /// # Shapes
+    /// - input_ids: `[batch, seq]`
+    /// - output: `[batch, seq, hidden]`
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3>;
+
+    /// The layers and the last norm. The tokens follow `cache.length()` others.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, seq, hidden]`
+    fn decode(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3>;
+
+    /// What becomes of the scores of the head.
+    ///
+    /// # Shapes
+    /// - logits, output: `[batch, seq, vocab]`
+    fn logits(&self, logits: Tensor<3>) -> Tensor<3> {
+        logits
+    }
+}
+
+/// A single pass over whole sequences.
+fn encode<M: Decoder>(model: &M, inputs: &TextInputs, record: &mut Record) -> Tensor<3> {
+    let mut cache = Cache::off(model.cache_kinds().len());
+    model.decode(model.embed(inputs.input_ids.clone()), inputs, &mut cache, record)
+}
+
+impl<M: Decoder> Pretrained for M {
+    type Config = M::Config;
+    const PREFIX: &'static str = M::PREFIX;
+    const RENAMES: &'static [Rename] = M::RENAMES;
+    const IGNORED: &'static [&'static str] = M::IGNORED;
+
+    fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
+        M::new(config, device)
+    }
+}
+
+impl<M: Decoder> TextModel for M {
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> BaseModelOutput {
+        BaseModelOutput { last_hidden_state: encode(self, inputs, record), pooler_output: None }
+    }
+}
+
+/// A decoder with a language-modelling head.
+#[derive(Module, Debug)]
+pub struct ForCausalLm<M: Module> {
+    model: M,
+    lm_head: Linear,
+}
+
+impl<M: Decoder> Pretrained for ForCausalLm<M> {
+    type Config = M::Config;
+    const PREFIX: &'static str = M::PREFIX;
+    const FIELD: &'static str = "model";
+    const RENAMES: &'static [Rename] = M::RENAMES;
+    const IGNORED: &'static [&'static str] = M::IGNORED;
+
+    fn tied(config: &M::Config) -> &'static [(&'static str, &'static str)] {
+        if config.tie_word_embeddings() { M::TIED } else { &[] }
+    }
+
+    fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
+        let lm_head = Linear::new(config.hidden_size(), config.vocab_size(), config.head_bias(), device);
+        Self { model: M::new(config, device), lm_head }
+    }
+}
+
+impl<M: Decoder> CausalLm for ForCausalLm<M> {
+    fn cache_kinds(&self) -> Vec<CacheKind> {
+        self.model.cache_kinds()
+    }
+
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed(input_ids)
+    }
+
+    fn decode(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
+        let x = self.model.decode(x, inputs, cache, record);
+        cache.advance(x.dims()[1]);
+        x
+    }
+
+    fn head(&self, x: Tensor<3>) -> Tensor<3> {
+        self.model.logits(self.lm_head.forward(x))
+    }
+}
+
+/// A decoder with a classifier on the last token that is not padding.
+#[derive(Module, Debug)]
+pub struct ForSequenceClassification<M: Module> {
+    model: M,
+    score: Linear,
+    #[module(skip)]
+    pad_token_id: Option<i64>,
+}
+
+impl<M: Decoder> Pretrained for ForSequenceClassification<M> {
+    type Config = M::Config;
+    const PREFIX: &'static str = M::PREFIX;
+    const FIELD: &'static str = "model";
+    const RENAMES: &'static [Rename] = M::RENAMES;
+    const IGNORED: &'static [&'static str] = M::IGNORED;
+
+    fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
+        let score = Linear::new(config.hidden_size(), config.num_labels(), false, device);
+        Self { model: M::new(config, device), score, pad_token_id: config.pad_token_id() }
+    }
+}
+
+impl<M: Decoder> SequenceClassifier for ForSequenceClassification<M> {
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2> {
+        let x = encode(&self.model, inputs, record);
+        let [batch, seq, hidden] = x.dims();
+        let last: Tensor<2, Int> = match self.pad_token_id {
+            // The rightmost one, whatever the side of the padding.
+            Some(pad) => {
+                let position = Tensor::arange(0..seq as i64, &x.device()).unsqueeze::<2>();
+                (inputs.input_ids.clone().not_equal_elem(pad).int() * position).max_dim(1)
+            }
+            None => Tensor::full([batch, 1], seq as i64 - 1, &x.device()),
+        };
+        let last = last.reshape([batch, 1, 1]).expand([batch, 1, hidden]);
+        self.score.forward(x.gather(1, last).squeeze_dim::<2>(1))
+    }
+}
+
+/// A decoder with a classifier on every token.
+#[derive(Module, Debug)]
+pub struct ForTokenClassification<M: Module> {
+    model: M,
+    score: Linear,
+}
+
+impl<M: Decoder> Pretrained for ForTokenClassification<M> {
+    type Config = M::Config;
+    const PREFIX: &'static str = M::PREFIX;
+    const FIELD: &'static str = "model";
+    const RENAMES: &'static [Rename] = M::TOKEN_CLASSIFICATION_RENAMES;
+    const IGNORED: &'static [&'static str] = M::IGNORED;
+
+    fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
+        let score = Linear::new(config.hidden_size(), config.num_labels(), true, device);
+        Self { model: M::new(config, device), score }
+    }
+}
+
+impl<M: Decoder> TokenClassifier for ForTokenClassification<M> {
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<3> {
+        self.score.forward(encode(&self.model, inputs, record))
+    }
+}
+
+/// A decoder with start and end scores for an extractive answer.
+#[derive(Module, Debug)]
+pub struct ForQuestionAnswering<M: Module> {
+    model: M,
+    qa_outputs: Linear,
+}
+
+impl<M: Decoder> Pretrained for ForQuestionAnswering<M> {
+    type Config = M::Config;
+    const PREFIX: &'static str = M::QUESTION_ANSWERING_PREFIX;
+    const FIELD: &'static str = "model";
+    const RENAMES: &'static [Rename] = M::RENAMES;
+    const IGNORED: &'static [&'static str] = M::IGNORED;
+
+    fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
+        let qa_outputs = Linear::new(config.hidden_size(), 2, true, device);
+        Self { model: M::new(config, device), qa_outputs }
+    }
+}
+
+impl<M: Decoder> QuestionAnswerer for ForQuestionAnswering<M> {
+    fn forward(&self, inputs: &TextInputs, record: &mut Record) -> QuestionAnsweringOutput {
+        QuestionAnsweringOutput::split(self.qa_outputs.forward(encode(&self.model, inputs, record)))
+    }
+}
