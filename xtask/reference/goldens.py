@@ -1,6 +1,6 @@
-"""Records tests/data/{tokenizers,pipelines,embed} with Python's transformers.
+"""Records tests/data/{tokenizers,pipelines,embed,chat} with Python's transformers.
 
-    python goldens.py --out DIR [SECTION ...]        sections: tokenizers, pipelines, embed (default: all)
+    python goldens.py --out DIR [SECTION ...]        sections: tokenizers, pipelines, embed, chat (default: all)
 
 Everything comes from the texts in goldens_text.py and the weights of synth.py, to the same bytes in every run on one
 machine. Run it twice: first with the packages of requirements.txt, then with transformers 4.57.6, which still has the
@@ -23,7 +23,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RUST_BACKTRACE"] = "0"
 warnings.filterwarnings("ignore")
 
-SECTIONS = ("tokenizers", "pipelines", "embed")
+SECTIONS = ("tokenizers", "pipelines", "embed", "chat")
 OLDER = "4.57.6"
 
 
@@ -62,10 +62,14 @@ def main() -> int:
             import goldens_pipelines
 
             goldens_pipelines.older(args.out) if installed == OLDER else goldens_pipelines.record(args.out)
-        elif installed == current:
+        elif section == "embed" and installed == current:
             import goldens_embed
 
             goldens_embed.record(args.out)
+        elif section == "chat" and installed == current:
+            import goldens_chat
+
+            goldens_chat.record(args.out)
     return 0
 
 

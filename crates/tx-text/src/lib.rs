@@ -1,4 +1,5 @@
 //! Text: architectures and pipelines.
 
+pub mod chat;
 pub mod models;
 pub mod pipelines;
