@@ -30,7 +30,7 @@ pub mod stopping;
 pub mod stream;
 
 pub use config::{AssistantSchedule, EarlyStopping, GenerationConfig, Overrides, SeedingScheme, WatermarkingConfig};
-pub use generate::{Finish, Generated, Generator, Hooks, Sequence, Stats, TokenLogprob};
+pub use generate::{Finish, Generated, Generator, Hooks, Sequence, Stats, StepHook, StopHook, TokenLogprob};
 pub use processors::{
     Detection, Extras, LogitsProcessor, LogitsProcessorList, PrefixAllowedTokens, WatermarkDetector, processors,
     processors_with,

@@ -18,6 +18,8 @@
 //! |---|---|
 //! | [`models`] | the tables of architectures, one per task |
 //! | [`pipelines`] | one pipeline per task, with the arguments and the JSON of Python's |
+//! | [`generate`] | what follows a prompt: decoding, sampling, beams, constraints, streaming |
+//! | [`chat`] | from messages to the text that a model was trained on |
 //! | [`task`] | one trait per head: what a model of that kind computes |
 //! | [`hub`], [`config`], [`weights`], [`tokenizer`] | the parts of a checkpoint, each usable alone |
 //! | [`device`], [`threads`] | where tensors live and in which dtype; how many threads compute |
@@ -34,13 +36,15 @@ pub use tx_core::weights::Quantization;
 pub use tx_core::{
     Error, Result, config, device, error, hub, nn, pipeline, progress, registry, task, threads, tokenizer, weights,
 };
-pub use tx_text::{models, pipelines};
+pub use tx_generate as generate;
+pub use tx_generate::{GenerationConfig, Generator};
+pub use tx_text::{chat, models, pipelines};
 
 use hub::Wanted;
 use registry::Class;
 use task::{
-    MaskedLm, MultipleChoice, NextSentencePredictor, QuestionAnswerer, SequenceClassifier, TextModel, TokenClassifier,
-    TokenDiscriminator,
+    CausalLm, MaskedLm, MultipleChoice, NextSentencePredictor, QuestionAnswerer, SequenceClassifier, TextModel,
+    TokenClassifier, TokenDiscriminator,
 };
 
 /// Every class of every table of every modality.
@@ -83,6 +87,8 @@ macro_rules! auto_models {
 auto_models! {
     /// Text to hidden states: HF's `AutoModel`.
     AutoModel: TextModel = TEXT_MODEL;
+    /// HF's `AutoModelForCausalLM`.
+    AutoModelForCausalLm: CausalLm = CAUSAL_LM;
     /// HF's `AutoModelForMaskedLM`.
     AutoModelForMaskedLm: MaskedLm = MASKED_LM;
     /// HF's `AutoModelForMultipleChoice`.

@@ -3,9 +3,12 @@
 //! A command returns an [`Error`](tx_core::Error), and [`main`] prints it as one line; a panic of a dependency is caught and printed in
 //! the same way. Exit code 0 is success, 1 is a failure and 2 is a command line that cannot be understood.
 
+mod chat;
 mod download;
 mod embed;
 mod forward;
+mod generate;
+mod generation;
 mod info;
 mod models;
 mod output;
@@ -39,6 +42,10 @@ struct Cli {
 enum Command {
     /// Runs a task on texts, by the name of Python's pipeline
     Run(Box<run::RunArgs>),
+    /// Continues texts with a language model
+    Generate(Box<generate::GenerateArgs>),
+    /// Talks with a model that has a chat template
+    Chat(Box<chat::ChatArgs>),
     /// Turns texts into vectors, as sentence-transformers does
     Embed(embed::EmbedArgs),
     /// Runs one forward pass, from tensors in a file to tensors in a file
@@ -127,6 +134,8 @@ impl Command {
         threads::init(common.threads)?;
         match self {
             Self::Run(args) => threads::run(|| run::run(args, common)),
+            Self::Generate(args) => threads::run(|| generate::run(args, common)),
+            Self::Chat(args) => threads::run(|| chat::run(args, common)),
             Self::Embed(args) => threads::run(|| embed::run(args, common)),
             Self::Forward(args) => threads::run(|| forward::run(args, common)),
             Self::Info(args) => info::run(args, common),
@@ -151,7 +160,7 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 /// Prints warnings to stderr, and more with `TX_LOG=debug` or `TX_LOG=tx_core=trace`.
 fn log_warnings() {
     let filter = EnvFilter::try_from_env("TX_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("off,tx=warn,tx_core=warn,tx_kernels=warn,tx_text=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("off,tx=warn,tx_core=warn,tx_generate=warn,tx_kernels=warn,tx_text=warn"));
     // Only a second logger could be an error here, and this is the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -32,6 +32,14 @@ pub fn print_line(line: &str) -> Result<()> {
     print(|out| writeln!(out, "{line}"))
 }
 
+/// Prints a part of a text at once.
+///
+/// # Errors
+/// As [`print_json`].
+pub fn print_piece(text: &str) -> Result<()> {
+    if text.is_empty() { Ok(()) } else { print(|out| out.write_all(text.as_bytes())) }
+}
+
 /// Prints rows in columns, under a header unless that is empty. Control characters are escaped.
 ///
 /// # Errors
