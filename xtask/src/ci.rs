@@ -19,6 +19,9 @@ pub fn ci() -> Result<()> {
     if std::env::var_os("TX_MINILM").is_some() {
         run(cargo().args(["test", "--workspace", "--test", "minilm", "--test", "pipelines", "--", "--ignored"]))?;
     }
+    if std::env::var_os("TX_STORIES").is_some() {
+        run(cargo().args(["test", "--workspace", "--test", "stories", "--", "--ignored"]))?;
+    }
     Ok(())
 }
 

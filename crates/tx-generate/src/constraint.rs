@@ -44,7 +44,7 @@ const MAX_TOKEN_BYTES: usize = 64 << 20;
 const MAX_MESSAGE: usize = 600;
 /// What may stand between the parts of JSON: nothing, a space, or a line end with an indentation. It is bounded: white
 /// space for ever follows a grammar that allows any.
-const WHITE_SPACE: &str = r"[ ]|\r?\n[ \t]{0,64}";
+const WHITE_SPACE: &str = r"[ ]|\r?\n[ \t]{0,16}";
 /// How many places of other sequences a [`ConstraintProcessor`] remembers: twice the beams of any reasonable search.
 const REMEMBERED: usize = 128;
 

@@ -96,8 +96,9 @@ pub fn generate(
     });
     let failed = RefCell::new(None);
     let mut streamer = TextStreamer::new(|ids: &[u32]| model.decode(ids));
-    if stream {
-        print_piece(&model.decode(prompts.first().map_or(&[], Vec::as_slice))?)?;
+    if let Some(prompt) = prompts.first().filter(|_| stream) {
+        // Through the streamer, because what the first token reads as can depend on what stands before it.
+        print_piece(&streamer.put(prompt)?)?;
     }
     let show = |streamer: &mut TextStreamer<_>, new: &[(usize, u32)]| -> Result<()> {
         let ids: Vec<u32> = new.iter().map(|&(_, id)| id).collect();

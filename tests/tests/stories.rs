@@ -1,0 +1,97 @@
+//! The real `stories260k`, a LLaMA of 260 thousand parameters, through the real program and the library.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tx::registry::{LoadOptions, from_folder};
+use tx::task::CausalLm;
+use tx::tokenizer::{EncodeOptions, Text};
+use tx::{Auto, AutoTokenizer, GenerationConfig, Generator};
+use tx_generate::Hooks;
+
+/// `TX_STORIES` is the model's folder.
+fn folder() -> Result<PathBuf> {
+    Ok(PathBuf::from(std::env::var_os("TX_STORIES").context("TX_STORIES is not set")?))
+}
+
+fn generate(args: &[&str]) -> Result<String> {
+    let output = Command::new(tx_tests::tx()?).arg("generate").arg("--model").arg(folder()?).args(args).output()?;
+    ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What Python's `generate` continues greedily.
+const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, \
+    she saw a big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to the \
+    park.\" Lily was sad and didn't know what to do. She said, \"I want to play with your ball, but I can't find it.\"";
+
+#[test]
+#[ignore = "needs TX_STORIES, the folder of stories260k"]
+fn the_greedy_continuation_is_that_of_python() -> Result<()> {
+    let prompt = "Once upon a time, there was a little girl";
+    for stream in [&[][..], &["--stream"]] {
+        let args = ["--prompt", prompt, "--no-sample", "--max-new-tokens", "130"];
+        let text = generate(&[&args[..], stream].concat())?;
+        ensure!(text.starts_with(STORY), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs TX_STORIES, the folder of stories260k"]
+fn what_a_schema_constrains_always_parses() -> Result<()> {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 8 },
+            "age": { "type": "integer", "minimum": 0, "maximum": 99 },
+            "friends": { "type": "array", "items": { "enum": ["Tim", "Lily"] }, "maxItems": 2 },
+        },
+        "required": ["name", "age", "friends"],
+        "additionalProperties": false,
+    });
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), schema.to_string())?;
+    let path = file.path().to_str().context("a path")?;
+    for seed in 0..25 {
+        let seed = seed.to_string();
+        let ways: [&[&str]; 2] = [&["--sample", "--seed", &seed, "--temperature", "1.5"], &["--num-beams", "3"]];
+        for way in ways {
+            let args = ["--prompt", "Tim", "--schema", path, "--max-new-tokens", "400"];
+            let text = generate(&[&args[..], way].concat())?;
+            let value: Value = serde_json::from_str(text.trim_start_matches("Tim")).with_context(|| text.clone())?;
+            ensure!(value["name"].is_string() && value["age"].as_u64().is_some_and(|age| age < 100), "{text}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs TX_STORIES, the folder of stories260k"]
+fn five_hundred_drawn_continuations() -> Result<()> {
+    let folder = folder()?;
+    let options = LoadOptions::default();
+    let model: Auto<dyn CausalLm> = from_folder(tx::models::CAUSAL_LM, &tx::classes(), &folder, &options)?;
+    let tokenizer = AutoTokenizer::from_pretrained(folder.to_str().context("a path")?)?;
+    let prompt = tokenizer.encode(&Text::from("One day"), &EncodeOptions::default())?.remove(0).ids;
+    let generator = Generator::from_auto(&model);
+    for seed in 0..500 {
+        let config = GenerationConfig {
+            do_sample: true,
+            seed: Some(seed),
+            max_new_tokens: Some(1 + seed as usize % 40),
+            temperature: 0.2 + seed as f64 * 0.01,
+            top_k: seed as usize % 60,
+            top_p: 0.5 + 0.5 * (seed % 2) as f64,
+            repetition_penalty: 1.0 + (seed % 3) as f64 * 0.2,
+            ..GenerationConfig::default()
+        };
+        let generated = generator.generate(std::slice::from_ref(&prompt), &config, &mut Hooks::default())?;
+        let again = generator.generate(std::slice::from_ref(&prompt), &config, &mut Hooks::default())?;
+        ensure!(generated.sequences == again.sequences, "seed {seed} draws differently the second time");
+        tokenizer.decode(&generated.sequences[0].ids, true)?;
+    }
+    Ok(())
+}
