@@ -274,6 +274,7 @@ fn asker(task: &str, folder: &Path) -> Ask {
         TextTask::FillMask => fill_mask(folder),
         TextTask::QuestionAnswering => question_answering(folder),
         TextTask::SentenceSimilarity => unreachable!("it is not among Python's pipelines"),
+        TextTask::TextGeneration => unreachable!("it has tests of its own, in generation.rs"),
         TextTask::TextClassification => text_classification(folder),
         TextTask::TokenClassification => token_classification(folder),
         TextTask::ZeroShotClassification => zero_shot_classification(folder),

@@ -41,6 +41,29 @@ fn the_greedy_continuation_is_that_of_python() -> Result<()> {
 
 #[test]
 #[ignore = "needs TX_STORIES, the folder of stories260k"]
+fn the_pipeline_gives_the_json_of_python() -> Result<()> {
+    let run = |args: &[&str]| -> Result<Value> {
+        let mut command = Command::new(tx_tests::tx()?);
+        let output =
+            command.args(["run", "text-generation", "--json", "--model"]).arg(folder()?).args(args).output()?;
+        ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let one = run(&["Once upon a time", "--max-new-tokens", "20", "--do-sample", "false"])?;
+    let story = "Once upon a time, there was a little girl named Lily. She loved to play outsid";
+    ensure!(one == json!([{ "generated_text": story }]), "{one}");
+    let beams = ["--max-new-tokens", "10", "--num-beams", "2", "--return-full-text", "false"];
+    let two = run(&[&["Once upon a time", "The cat"], &beams[..]].concat())?;
+    let expected = json!([
+        [{ "generated_text": ", there was a little girl named Lily" }],
+        [{ "generated_text": " and a little boy were playing" }],
+    ]);
+    ensure!(two == expected, "{two}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs TX_STORIES, the folder of stories260k"]
 fn what_a_schema_constrains_always_parses() -> Result<()> {
     let schema = json!({
         "type": "object",

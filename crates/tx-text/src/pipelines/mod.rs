@@ -66,6 +66,8 @@ pub enum TextTask {
     SentenceSimilarity,
     /// [`TextClassificationPipeline`]
     TextClassification,
+    /// `tx_generate::Generator`, which is no pipeline: its results grow token by token.
+    TextGeneration,
     /// [`TokenClassificationPipeline`]
     TokenClassification,
     /// [`ZeroShotClassificationPipeline`]
@@ -111,6 +113,12 @@ pub static TASKS: &[TaskEntry] = &[
         name: "text-classification",
         alias: Some("sentiment-analysis"),
         example: "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    },
+    TaskEntry {
+        task: TextTask::TextGeneration,
+        name: "text-generation",
+        alias: None,
+        example: "HuggingFaceTB/SmolLM2-135M",
     },
     TaskEntry {
         task: TextTask::TokenClassification,

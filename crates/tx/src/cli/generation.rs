@@ -18,7 +18,7 @@ use super::Common;
 const MAX_GRAMMAR: u64 = 16 << 20;
 
 /// How tokens are chosen and when that ends. What is not given is what the model's `generation_config.json` says.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
     /// The most tokens that are generated

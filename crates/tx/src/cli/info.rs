@@ -14,7 +14,7 @@ use tx_core::device::Dtype;
 use tx_core::error::{Error, Result};
 use tx_core::hub::{self, Wanted};
 use tx_core::registry::{Class, Task};
-use tx_core::task::{MaskedLm, QuestionAnswerer, SequenceClassifier, TextModel, TokenClassifier};
+use tx_core::task::{CausalLm, MaskedLm, QuestionAnswerer, SequenceClassifier, TextModel, TokenClassifier};
 use tx_core::tokenizer::{Side, SpecialTokens, Tokenizer};
 use tx_core::weights::save::Format;
 use tx_core::weights::{Checkpoint, StoredTensor, dtype_name};
@@ -99,7 +99,8 @@ const SIZES: [(&str, &[&str]); 4] = [
 ];
 
 /// What a head is good for.
-const PIPELINES: [(&str, TextTask); 5] = [
+const PIPELINES: [(&str, TextTask); 6] = [
+    (<dyn CausalLm as Task>::NAME, TextTask::TextGeneration),
     (<dyn MaskedLm as Task>::NAME, TextTask::FillMask),
     (<dyn QuestionAnswerer as Task>::NAME, TextTask::QuestionAnswering),
     (<dyn SequenceClassifier as Task>::NAME, TextTask::TextClassification),

@@ -1,0 +1,65 @@
+//! `tx run text-generation`: what HF's pipeline gives, by the way of `tx generate`.
+
+use serde_json::{Value, json};
+use tx_core::error::Result;
+use tx_text::pipelines::TopK;
+
+use super::Command;
+use crate::cli::generate::{encode, generate};
+use crate::cli::generation::{GenerationArgs, LanguageModel};
+use crate::cli::output::{print_json, print_line};
+
+/// What HF's pipeline generates at most where nothing sets a length, in tokens.
+const MAX_NEW_TOKENS: usize = 256;
+
+impl Command<'_> {
+    pub(super) fn text_generation(&self) -> Result<()> {
+        let args = self.args;
+        let (texts, list) = args.inputs()?;
+        let top_k = match args.top_k {
+            Some(TopK::First(count)) => Some(count),
+            Some(_) => Some(0),
+            None => None,
+        };
+        let mut options = GenerationArgs {
+            max_new_tokens: args.max_new_tokens,
+            sample: args.do_sample == Some(true),
+            no_sample: args.do_sample == Some(false),
+            temperature: args.temperature,
+            top_k,
+            top_p: args.top_p,
+            seed: args.seed,
+            num_beams: args.num_beams,
+            num_return_sequences: args.num_return_sequences,
+            ..GenerationArgs::default()
+        };
+        let model = LanguageModel::load(self.model, self.common)?;
+        let config = options.config(&model.folder)?;
+        if config.max_new_tokens.is_none() && config.max_length.is_none() {
+            options.max_new_tokens = Some(MAX_NEW_TOKENS);
+        }
+        if texts.is_empty() {
+            return if self.common.json { print_json(&json!([])) } else { Ok(()) };
+        }
+        let generated = generate(&model, None, &encode(&model, &texts)?, &options, false)?;
+        let each = generated.sequences.len() / texts.len();
+        let mut results = Vec::new();
+        for (prompt, sequences) in texts.iter().zip(generated.sequences.chunks(each.max(1))) {
+            let mut of_prompt: Vec<Value> = Vec::new();
+            for sequence in sequences {
+                // The prompt as it was given, and what the rest adds to its text. (Decoded alone, as transformers 5.23
+                // does it, the rest loses the space before its first word.)
+                let (all, before) = (model.decode(&sequence.ids)?, model.decode(&sequence.ids[..sequence.prompt])?);
+                let new = all.get(before.len()..).unwrap_or(&all);
+                let text = if args.return_full_text == Some(false) { new.to_owned() } else { format!("{prompt}{new}") };
+                of_prompt.push(json!({ "generated_text": text }));
+            }
+            results.push(of_prompt);
+        }
+        if self.common.json {
+            return if list { print_json(&results) } else { print_json(&results[0]) };
+        }
+        let texts = results.iter().flatten().filter_map(|result| result["generated_text"].as_str());
+        texts.into_iter().try_for_each(print_line)
+    }
+}
