@@ -88,30 +88,8 @@ pub struct RunArgs {
     #[arg(long)]
     pub multi_label: bool,
 
-    /// text-generation: the most tokens that are generated [default: 256, or what the model says]
-    #[arg(long, value_name = "N")]
-    pub max_new_tokens: Option<usize>,
-    /// text-generation: draws tokens, or takes the most probable ones [default: what the model says]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
-    pub do_sample: Option<bool>,
-    /// text-generation: above 1 evens out what is drawn from, below 1 sharpens it
-    #[arg(long, value_name = "T")]
-    pub temperature: Option<f64>,
-    /// text-generation: draws from the most probable tokens that have this probability together
-    #[arg(long, value_name = "P")]
-    pub top_p: Option<f64>,
-    /// text-generation: draws the same for the same seed
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// text-generation: how many hypotheses a beam search keeps
-    #[arg(long, value_name = "N")]
-    pub num_beams: Option<usize>,
-    /// text-generation: how many sequences each prompt gets
-    #[arg(long, value_name = "N")]
-    pub num_return_sequences: Option<usize>,
-    /// text-generation: whether the prompt is part of the text [default: true]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
-    pub return_full_text: Option<bool>,
+    #[command(flatten)]
+    generation: generation::TextGenerationArgs,
 
     /// question-answering: the question; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -183,14 +161,14 @@ impl RunArgs {
         use TextTask::*;
         let table: [(&str, bool, &[TextTask]); 33] = [
             ("--top-k", self.top_k.is_some(), &[TextClassification, FillMask, QuestionAnswering, TextGeneration]),
-            ("--max-new-tokens", self.max_new_tokens.is_some(), &[TextGeneration]),
-            ("--do-sample", self.do_sample.is_some(), &[TextGeneration]),
-            ("--temperature", self.temperature.is_some(), &[TextGeneration]),
-            ("--top-p", self.top_p.is_some(), &[TextGeneration]),
-            ("--seed", self.seed.is_some(), &[TextGeneration]),
-            ("--num-beams", self.num_beams.is_some(), &[TextGeneration]),
-            ("--num-return-sequences", self.num_return_sequences.is_some(), &[TextGeneration]),
-            ("--return-full-text", self.return_full_text.is_some(), &[TextGeneration]),
+            ("--max-new-tokens", self.generation.max_new_tokens.is_some(), &[TextGeneration]),
+            ("--do-sample", self.generation.do_sample.is_some(), &[TextGeneration]),
+            ("--temperature", self.generation.temperature.is_some(), &[TextGeneration]),
+            ("--top-p", self.generation.top_p.is_some(), &[TextGeneration]),
+            ("--seed", self.generation.seed.is_some(), &[TextGeneration]),
+            ("--num-beams", self.generation.num_beams.is_some(), &[TextGeneration]),
+            ("--num-return-sequences", self.generation.num_return_sequences.is_some(), &[TextGeneration]),
+            ("--return-full-text", self.generation.return_full_text.is_some(), &[TextGeneration]),
             ("--truncation", self.truncation, &[TextClassification, FillMask, FeatureExtraction]),
             ("--max-length", self.max_length.is_some(), &[TextClassification, FillMask, FeatureExtraction]),
             ("--text-pair", self.text_pair.is_some(), &[TextClassification]),

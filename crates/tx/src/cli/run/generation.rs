@@ -1,5 +1,6 @@
 //! `tx run text-generation`: what HF's pipeline gives, by the way of `tx generate`.
 
+use clap::{ArgAction, Args};
 use serde_json::{Value, json};
 use tx_core::error::Result;
 use tx_text::pipelines::TopK;
@@ -12,6 +13,35 @@ use crate::cli::output::{print_json, print_line};
 /// What HF's pipeline generates at most where nothing sets a length, in tokens.
 const MAX_NEW_TOKENS: usize = 256;
 
+/// The options of `tx run text-generation`; `tx generate` has many more.
+#[derive(Debug, Args)]
+pub struct TextGenerationArgs {
+    /// text-generation: the most tokens that are generated [default: 256, or what the model says]
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// text-generation: draws tokens, or takes the most probable ones [default: what the model says]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub do_sample: Option<bool>,
+    /// text-generation: above 1 evens out what is drawn from, below 1 sharpens it
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// text-generation: draws from the most probable tokens that have this probability together
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// text-generation: draws the same for the same seed
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// text-generation: how many hypotheses a beam search keeps
+    #[arg(long, value_name = "N")]
+    pub num_beams: Option<usize>,
+    /// text-generation: how many sequences each prompt gets
+    #[arg(long, value_name = "N")]
+    pub num_return_sequences: Option<usize>,
+    /// text-generation: whether the prompt is part of the text [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub return_full_text: Option<bool>,
+}
+
 impl Command<'_> {
     pub(super) fn text_generation(&self) -> Result<()> {
         let args = self.args;
@@ -22,15 +52,15 @@ impl Command<'_> {
             None => None,
         };
         let mut options = GenerationArgs {
-            max_new_tokens: args.max_new_tokens,
-            sample: args.do_sample == Some(true),
-            no_sample: args.do_sample == Some(false),
-            temperature: args.temperature,
+            max_new_tokens: args.generation.max_new_tokens,
+            sample: args.generation.do_sample == Some(true),
+            no_sample: args.generation.do_sample == Some(false),
+            temperature: args.generation.temperature,
             top_k,
-            top_p: args.top_p,
-            seed: args.seed,
-            num_beams: args.num_beams,
-            num_return_sequences: args.num_return_sequences,
+            top_p: args.generation.top_p,
+            seed: args.generation.seed,
+            num_beams: args.generation.num_beams,
+            num_return_sequences: args.generation.num_return_sequences,
             ..GenerationArgs::default()
         };
         let model = LanguageModel::load(self.model, self.common)?;
@@ -51,7 +81,11 @@ impl Command<'_> {
                 // does it, the rest loses the space before its first word.)
                 let (all, before) = (model.decode(&sequence.ids)?, model.decode(&sequence.ids[..sequence.prompt])?);
                 let new = all.get(before.len()..).unwrap_or(&all);
-                let text = if args.return_full_text == Some(false) { new.to_owned() } else { format!("{prompt}{new}") };
+                let text = if args.generation.return_full_text == Some(false) {
+                    new.to_owned()
+                } else {
+                    format!("{prompt}{new}")
+                };
                 of_prompt.push(json!({ "generated_text": text }));
             }
             results.push(of_prompt);
