@@ -14,22 +14,27 @@ use crate::task::{
 };
 use crate::weights::load::{Parts, Pretrained, Rename};
 
-/// The keys of a decoder's config that its heads need.
+/// A config that says what the heads of its decoder are like.
 pub trait DecoderConfig: ModelConfig {
+    /// What the heads need of it.
+    fn head(&self) -> HeadConfig;
+}
+
+/// The keys of a decoder's config that its heads need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadConfig {
     /// Elements of a hidden state, as the head reads it.
-    fn hidden_size(&self) -> usize;
-    /// Rows of the head.
-    fn vocab_size(&self) -> usize;
-    /// Whether the head shares the embedding's tensor.
-    fn tie_word_embeddings(&self) -> bool;
+    pub hidden_size: usize,
+    /// Rows of the language-modelling head.
+    pub vocab_size: usize,
+    /// Whether it shares the embedding's tensor.
+    pub tie_word_embeddings: bool,
     /// Labels of a classifier.
-    fn num_labels(&self) -> usize;
+    pub num_labels: usize,
     /// What a classifier takes for padding.
-    fn pad_token_id(&self) -> Option<i64>;
+    pub pad_token_id: Option<i64>,
     /// Whether the language-modelling head has a bias.
-    fn head_bias(&self) -> bool {
-        false
-    }
+    pub head_bias: bool,
 }
 
 /// The base model of a decoder-only architecture: embeddings, layers, and the last norm.
@@ -119,11 +124,12 @@ impl<M: Decoder> Pretrained for ForCausalLm<M> {
     const IGNORED: &'static [&'static str] = M::IGNORED;
 
     fn tied(config: &M::Config) -> &'static [(&'static str, &'static str)] {
-        if config.tie_word_embeddings() { M::TIED } else { &[] }
+        if config.head().tie_word_embeddings { M::TIED } else { &[] }
     }
 
     fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
-        let lm_head = Linear::new(config.hidden_size(), config.vocab_size(), config.head_bias(), device);
+        let HeadConfig { hidden_size, vocab_size, head_bias, .. } = config.head();
+        let lm_head = Linear::new(hidden_size, vocab_size, head_bias, device);
         Self { model: M::new(config, device), lm_head }
     }
 }
@@ -165,8 +171,9 @@ impl<M: Decoder> Pretrained for ForSequenceClassification<M> {
     const IGNORED: &'static [&'static str] = M::IGNORED;
 
     fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
-        let score = Linear::new(config.hidden_size(), config.num_labels(), false, device);
-        Self { model: M::new(config, device), score, pad_token_id: config.pad_token_id() }
+        let HeadConfig { hidden_size, num_labels, pad_token_id, .. } = config.head();
+        let score = Linear::new(hidden_size, num_labels, false, device);
+        Self { model: M::new(config, device), score, pad_token_id }
     }
 }
 
@@ -202,7 +209,8 @@ impl<M: Decoder> Pretrained for ForTokenClassification<M> {
     const IGNORED: &'static [&'static str] = M::IGNORED;
 
     fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
-        let score = Linear::new(config.hidden_size(), config.num_labels(), true, device);
+        let HeadConfig { hidden_size, num_labels, .. } = config.head();
+        let score = Linear::new(hidden_size, num_labels, true, device);
         Self { model: M::new(config, device), score }
     }
 }
@@ -228,7 +236,7 @@ impl<M: Decoder> Pretrained for ForQuestionAnswering<M> {
     const IGNORED: &'static [&'static str] = M::IGNORED;
 
     fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
-        let qa_outputs = Linear::new(config.hidden_size(), 2, true, device);
+        let qa_outputs = Linear::new(config.head().hidden_size, 2, true, device);
         Self { model: M::new(config, device), qa_outputs }
     }
 }

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::decoder::{Decoder, DecoderConfig};
+use tx_core::decoder::{Decoder, DecoderConfig, HeadConfig};
 use tx_core::nn::{
     Activation, AttentionOptions, Cache, CacheKind, Embedding, LayerCache, LayerNorm, Linear, Mask, alibi,
     alibi_slopes, attention, merge_heads,
@@ -62,6 +62,11 @@ impl Default for BloomConfig {
 }
 
 impl BloomConfig {
+    /// Elements of a hidden state, by the older name where a file has it.
+    fn hidden_size(&self) -> usize {
+        self.n_embed.unwrap_or(self.hidden_size)
+    }
+
     fn norm(&self, device: &Device) -> LayerNorm {
         LayerNorm::new(self.hidden_size(), self.layer_norm_epsilon, device)
     }
@@ -90,24 +95,15 @@ impl ModelConfig for BloomConfig {
 }
 
 impl DecoderConfig for BloomConfig {
-    fn hidden_size(&self) -> usize {
-        self.n_embed.unwrap_or(self.hidden_size)
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn tie_word_embeddings(&self) -> bool {
-        self.tie_word_embeddings
-    }
-
-    fn num_labels(&self) -> usize {
-        self.num_labels
-    }
-
-    fn pad_token_id(&self) -> Option<i64> {
-        self.pad_token_id
+    fn head(&self) -> HeadConfig {
+        HeadConfig {
+            hidden_size: self.hidden_size(),
+            vocab_size: self.vocab_size,
+            tie_word_embeddings: self.tie_word_embeddings,
+            num_labels: self.num_labels,
+            pad_token_id: self.pad_token_id,
+            head_bias: false,
+        }
     }
 }
 

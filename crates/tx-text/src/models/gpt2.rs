@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::decoder::{Decoder, DecoderConfig};
+use tx_core::decoder::{Decoder, DecoderConfig, HeadConfig};
 use tx_core::nn::{
     Activation, AttentionOptions, Cache, CacheKind, Conv1dLinear, Embedding, LayerCache, LayerNorm, Mask, attention,
     merge_heads, split_heads,
@@ -102,24 +102,15 @@ impl ModelConfig for Gpt2Config {
 }
 
 impl DecoderConfig for Gpt2Config {
-    fn hidden_size(&self) -> usize {
-        self.n_embd
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    fn tie_word_embeddings(&self) -> bool {
-        self.tie_word_embeddings
-    }
-
-    fn num_labels(&self) -> usize {
-        self.num_labels
-    }
-
-    fn pad_token_id(&self) -> Option<i64> {
-        self.pad_token_id
+    fn head(&self) -> HeadConfig {
+        HeadConfig {
+            hidden_size: self.n_embd,
+            vocab_size: self.vocab_size,
+            tie_word_embeddings: self.tie_word_embeddings,
+            num_labels: self.num_labels,
+            pad_token_id: self.pad_token_id,
+            head_bias: false,
+        }
     }
 }
 
