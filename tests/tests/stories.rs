@@ -93,6 +93,25 @@ fn what_a_schema_constrains_always_parses() -> Result<()> {
 
 #[test]
 #[ignore = "needs TX_STORIES, the folder of stories260k"]
+fn a_type_is_generated() -> Result<()> {
+    let folder = folder()?;
+    let model: Auto<dyn CausalLm> =
+        from_folder(tx::models::CAUSAL_LM, &tx::classes(), &folder, &LoadOptions::default())?;
+    let tokenizer = AutoTokenizer::from_pretrained(folder.to_str().context("a path")?)?;
+    let prompt = tokenizer.encode(&Text::from("Tim"), &EncodeOptions::default())?.remove(0).ids;
+    for seed in 0..20 {
+        let mut config = GenerationConfig::from_folder(&folder)?;
+        (config.do_sample, config.seed, config.max_new_tokens) = (true, Some(seed), Some(200));
+        let (_, number, word): (bool, u8, Option<char>) =
+            Generator::from_auto(&model).generate_as(&tokenizer, &prompt, &config)?;
+        // That they are there at all is what their types say.
+        ensure!(u32::from(number) < 256 && word.is_none_or(|c| c.len_utf8() > 0));
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs TX_STORIES, the folder of stories260k"]
 fn five_hundred_drawn_continuations() -> Result<()> {
     let folder = folder()?;
     let options = LoadOptions::default();

@@ -32,7 +32,9 @@ use tx_core::config::kind;
 use tx_core::error::{Error, Result};
 use tx_core::tokenizer::{TokenBytes, Tokenizer};
 
-use crate::processors::LogitsProcessor;
+use crate::config::GenerationConfig;
+use crate::generate::{Generator, Hooks, Sequence};
+use crate::processors::{Extras, LogitsProcessor};
 
 /// The longest grammar, in bytes.
 const MAX_GRAMMAR: usize = 4 << 20;
@@ -349,6 +351,35 @@ impl LogitsProcessor for ConstraintProcessor {
             self.places.pop_front();
         }
         self.places.push_back((generated.to_vec(), place));
+    }
+}
+
+impl Constraint {
+    /// What each sequence has besides the config, for [`Hooks::extras`](crate::Hooks::extras): this constraint.
+    pub fn extras(&self, row: usize) -> Extras {
+        let processor = ConstraintProcessor::new(self.clone());
+        Extras { row, processors: vec![Box::new(processor)], ..Extras::default() }
+    }
+}
+
+impl Generator<'_> {
+    /// Continues a prompt with JSON that is read as a `T`.
+    ///
+    /// # Errors
+    /// Those of [`Generator::generate`]; [`Error::Input`] if the text is cut before it is whole, by `max_new_tokens` for
+    /// one; [`Error::Unsupported`] for a vocabulary that no text can be constrained in.
+    pub fn generate_as<T: JsonSchema + DeserializeOwned>(
+        &self,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+        config: &GenerationConfig,
+    ) -> Result<T> {
+        let vocabulary = Vocabulary::new(tokenizer, &config.eos_token_id)?;
+        let constraint = Constraint::new(&Grammar::of::<T>(), &vocabulary)?;
+        let mut hooks = Hooks { extras: Some(Box::new(|row| constraint.extras(row))), ..Hooks::default() };
+        let generated = self.generate(&[prompt.to_vec()], config, &mut hooks)?;
+        let ids = generated.sequences.first().map(Sequence::new_ids).unwrap_or_default();
+        parse(&tokenizer.decode(ids, true)?)
     }
 }
 

@@ -8,7 +8,7 @@ use tx_core::error::{Error, Result};
 use tx_core::registry::{Auto, from_folder};
 use tx_core::task::CausalLm;
 use tx_core::tokenizer::Tokenizer;
-use tx_generate::constraint::{Constraint, ConstraintProcessor, Grammar, Vocabulary};
+use tx_generate::constraint::{Constraint, Grammar, Vocabulary};
 use tx_generate::{EarlyStopping, Extras, GenerationConfig, Overrides};
 use tx_text::models::{CAUSAL_LM, classes};
 
@@ -223,10 +223,6 @@ impl LanguageModel {
 
 /// What each sequence has besides the config.
 pub fn extras(constraint: &Option<Constraint>) -> Option<Box<dyn FnMut(usize) -> Extras + '_>> {
-    let start = constraint.as_ref()?;
-    Some(Box::new(|row| Extras {
-        row,
-        processors: vec![Box::new(ConstraintProcessor::new(start.clone()))],
-        ..Extras::default()
-    }))
+    let constraint = constraint.as_ref()?;
+    Some(Box::new(|row| constraint.extras(row)))
 }
