@@ -1,7 +1,8 @@
 //! The real `stories260k`, a LLaMA of 260 thousand parameters, through the real program and the library.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -59,6 +60,34 @@ fn the_pipeline_gives_the_json_of_python() -> Result<()> {
         [{ "generated_text": " and a little boy were playing" }],
     ]);
     ensure!(two == expected, "{two}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs TX_STORIES, the folder of stories260k"]
+fn a_chat_goes_on_and_heeds_stop_strings() -> Result<()> {
+    let model = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(folder()?)? {
+        let path = entry?.path();
+        std::fs::write(model.path().join(path.file_name().context("a name")?), std::fs::read(&path)?)?;
+    }
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    std::fs::write(model.path().join("chat_template.jinja"), template)?;
+    let chat = |lines: &str, more: &[&str]| -> Result<String> {
+        let mut command = Command::new(tx_tests::tx()?);
+        command.args(["chat", "--no-sample", "--max-new-tokens", "40", "--model"]).arg(model.path()).args(more);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("stdin")?.write_all(lines.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let prompt = "Once upon a time, there was a little girl";
+    let whole = chat(&format!("{prompt}\n/reset\n{prompt}\n"), &[])?;
+    let answers: Vec<&str> = whole.lines().collect();
+    ensure!(answers.len() == 2 && answers[0] == answers[1] && answers[0].contains("Lily. She loved"), "{whole}");
+    let stopped = chat(&format!("{prompt}\n"), &["--stop", "Lily"])?;
+    ensure!(stopped.trim_end().ends_with("Lily"), "{stopped}");
     Ok(())
 }
 

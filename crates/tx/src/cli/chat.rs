@@ -1,5 +1,6 @@
 //! `tx chat`: a conversation with a model that has a chat template.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,7 @@ use tx_generate::{Finish, Generator, Hooks, Session, TextStreamer};
 use tx_text::chat::{ChatOptions, ChatTemplate, Message};
 
 use super::Common;
-use super::generation::{GenerationArgs, LanguageModel, extras};
+use super::generation::{GenerationArgs, LanguageModel, extras, stop};
 use super::output::print_piece;
 
 /// The most tokens of an answer, if neither the command nor the model says so.
@@ -107,7 +108,7 @@ fn answer(
     let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
     let prompt = template.render(messages, &options)?.encode(model.tokenizer()?)?.ids;
     let constraint = model.constraint(args, &config)?;
-    let mut failed = None;
+    let failed = RefCell::new(None);
     let mut streamer = TextStreamer::new(|ids: &[u32]| model.decode(ids));
     let generated = {
         let mut hooks = Hooks {
@@ -116,17 +117,18 @@ fn answer(
                 match streamer.put(&ids).and_then(|text| print_piece(&text)) {
                     Ok(()) => !INTERRUPTED.load(Ordering::Relaxed),
                     Err(error) => {
-                        failed = Some(error);
+                        failed.replace(Some(error));
                         false
                     }
                 }
             })),
+            stop: stop(model, &config, &failed),
             extras: extras(&constraint),
             ..Hooks::default()
         };
         session.generate(&prompt, &config, &mut hooks)?
     };
-    if let Some(error) = failed {
+    if let Some(error) = failed.into_inner() {
         return Err(error);
     }
     print_piece(&(streamer.end()? + "\n"))?;

@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 use tx_core::error::{Error, Result};
 use tx_core::tokenizer::{EncodeOptions, Text};
-use tx_generate::{Generated, Generator, Hooks, StopStringCriteria, TextStreamer};
+use tx_generate::{Generated, Generator, Hooks, TextStreamer};
 
 use super::Common;
-use super::generation::{GenerationArgs, LanguageModel, extras};
+use super::generation::{GenerationArgs, LanguageModel, extras, stop};
 use super::output::{print_json, print_line, print_piece};
 
 /// The arguments of `tx generate`.
@@ -90,10 +90,6 @@ pub fn generate(
     if let Some(assistant) = assistant {
         generator = generator.with_assistant(assistant.model.model.as_ref(), assistant.model.limits)?;
     }
-    let strings = StopStringCriteria::new(&config.stop_strings, |ids: &[u32]| match &model.tokenizer {
-        Some(tokenizer) => tokenizer.decode(ids, false),
-        None => Ok(String::new()),
-    });
     let failed = RefCell::new(None);
     let mut streamer = TextStreamer::new(|ids: &[u32]| model.decode(ids));
     if let Some(prompt) = prompts.first().filter(|_| stream) {
@@ -115,15 +111,7 @@ pub fn generate(
                     }
                 })
             }),
-            stop: (!config.stop_strings.is_empty()).then(|| -> tx_generate::StopHook<'_> {
-                Box::new(|_, ids| match strings.stops(ids) {
-                    Ok(stops) => stops,
-                    Err(error) => {
-                        failed.replace(Some(error));
-                        true
-                    }
-                })
-            }),
+            stop: stop(model, &config, &failed),
             extras: extras(&constraint),
             ..Hooks::default()
         };

@@ -1,5 +1,6 @@
 //! What `tx generate` and `tx chat` share: a language model with its parts, and the options of generation.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,7 +10,7 @@ use tx_core::registry::{Auto, from_folder};
 use tx_core::task::CausalLm;
 use tx_core::tokenizer::Tokenizer;
 use tx_generate::constraint::{Constraint, Grammar, Vocabulary};
-use tx_generate::{EarlyStopping, Extras, GenerationConfig, Overrides};
+use tx_generate::{EarlyStopping, Extras, GenerationConfig, Overrides, StopHook, StopStringCriteria};
 use tx_text::models::{CAUSAL_LM, classes};
 
 use super::Common;
@@ -219,6 +220,27 @@ impl LanguageModel {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.as_ref().map_or_else(|| Ok(String::new()), |tokenizer| tokenizer.decode(ids, true))
     }
+}
+
+/// Ends a sequence at one of the config's stop strings, if it has any. What fails on the way is left in `failed`.
+pub fn stop<'a>(
+    model: &'a LanguageModel,
+    config: &GenerationConfig,
+    failed: &'a RefCell<Option<Error>>,
+) -> Option<StopHook<'a>> {
+    let strings = StopStringCriteria::new(&config.stop_strings, |ids: &[u32]| match &model.tokenizer {
+        Some(tokenizer) => tokenizer.decode(ids, false),
+        None => Ok(String::new()),
+    });
+    (!config.stop_strings.is_empty()).then(|| -> StopHook<'a> {
+        Box::new(move |_, ids| match strings.stops(ids) {
+            Ok(stops) => stops,
+            Err(error) => {
+                failed.replace(Some(error));
+                true
+            }
+        })
+    })
 }
 
 /// What each sequence has besides the config.
