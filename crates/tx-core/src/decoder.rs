@@ -54,7 +54,7 @@ pub trait Decoder: Module + ModuleDisplay + Send + Sync + std::fmt::Debug + 'sta
     /// The same for the class for token classification; its head is `score` here.
     const TOKEN_CLASSIFICATION_RENAMES: &'static [Rename] = Self::RENAMES;
 
-    /// Tensors of the file, by the start of their name without the prefix, that no class has a use for.
+    /// Tensors of the file, by the start or the end of their name without the prefix, that no class has a use for.
     const IGNORED: &'static [&'static str] = &[];
 
     /// The head's weight and the embedding's, as paths in [`ForCausalLm`].

@@ -47,12 +47,12 @@ impl Stored {
         }
     }
 
-    /// Bytes of a weight, scales included.
+    /// Bytes of a weight whose rows are multiples of 512, scales included.
     fn bytes(self, elements: usize) -> usize {
         match self {
             Self::F32 => 4 * elements,
             Self::Bf16 | Self::F16 => 2 * elements,
-            Self::Int8 => elements + elements / 128 * 4,
+            Self::Int8 => elements + elements / 512 * 4,
             Self::Int4 => elements / 2 + elements / 32 * 4,
         }
     }

@@ -80,7 +80,7 @@ pub struct AttentionOptions<'a> {
     pub mask: &'a Mask,
     /// Factor of the scores; `1/√head_dim` if `None`.
     pub scale: Option<f64>,
-    /// Added to the scaled scores: `[batch or 1, heads, queries, keys]`.
+    /// Added to the scaled scores: `[batch or 1, heads, queries or 1, keys]`.
     pub bias: Option<Tensor<4>>,
     /// Scores are kept within ± this, smoothly: `cap · tanh(score / cap)`. Gemma team, 2024 (arXiv:2408.00118).
     pub softcap: Option<f64>,

@@ -52,7 +52,7 @@ pub struct KeyValues {
 pub struct States {
     /// The last inputs of a causal convolution, `[batch, channels, kernel - 1]`.
     pub conv: Option<Tensor<3>>,
-    /// The state of a recurrence, `[batch, heads or channels, .., state]`.
+    /// The state of a recurrence, `[batch, heads or 1, state, head_dim or channels]`.
     pub recurrent: Option<Tensor<4>>,
 }
 
