@@ -153,7 +153,7 @@ impl Wanted {
     /// Whether a file is needed, the model's own weights aside.
     fn includes(self, file: &str, files: &BTreeSet<String>) -> bool {
         file == CONFIG_FILE
-            || self != Self::ConfigOnly && TOKENIZER_FILES.contains(&file)
+            || self != Self::ConfigOnly && (TOKENIZER_FILES.contains(&file) || is_named_template(file))
             || self == Self::Full && (OTHER_FILES.contains(&file) || is_module_file(file, files))
     }
 
@@ -188,6 +188,12 @@ fn is_module_file(file: &str, files: &BTreeSet<String>) -> bool {
             "pytorch_model.bin" => !files.contains(&format!("{folder}/model.safetensors")),
             _ => false,
         }
+}
+
+/// Whether a file is one of several chat templates, such as `additional_chat_templates/tool_use.jinja`.
+fn is_named_template(file: &str) -> bool {
+    let name = file.strip_prefix("additional_chat_templates/").and_then(|name| name.strip_suffix(".jinja"));
+    name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 /// A model repository of the Hub at a revision.
@@ -426,6 +432,18 @@ mod tests {
         assert_eq!(options(&[("HF_HOME", &home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).token, None);
         assert!(!format!("{:?}", options(&[("HF_TOKEN", "given")])).contains("given"));
         assert!(options(&[("HF_HUB_OFFLINE", "true")]).offline && !options(&[("HF_HUB_OFFLINE", "0")]).offline);
+    }
+
+    #[test]
+    fn named_chat_templates_are_wanted_with_the_tokenizer() {
+        let (files, file) = (BTreeSet::new(), "additional_chat_templates/tool_use.jinja");
+        assert_eq!(
+            [Wanted::ConfigOnly, Wanted::Tokenizer, Wanted::Full].map(|w| w.includes(file, &files)),
+            [false, true, true]
+        );
+        let others =
+            ["additional_chat_templates/.jinja", "additional_chat_templates/a/b.jinja", "other/tool_use.jinja"];
+        assert!(others.iter().all(|file| !Wanted::Full.includes(file, &files)));
     }
 
     #[test]
