@@ -131,7 +131,7 @@ fn tolerance() -> Tolerance {
 }
 
 fn run(model: &Auto<dyn NamedModel>, inputs: &NamedTensors, record: Record) -> Result<BTreeMap<String, Array>> {
-    let outputs = model.forward_named(inputs, &model.limits, &model.device, record)?;
+    let outputs = model.forward_named(inputs, record)?;
     outputs.iter().map(|(name, data)| Ok((name.clone(), Array::new(data)?))).collect()
 }
 
@@ -256,7 +256,7 @@ fn padded(subject: &Subject, outputs: &BTreeMap<String, Array>, side: Side) -> R
     let (rows, seq) = (subject.mask.shape[0], subject.mask.shape[1]);
     // Positions count padding, as in Python, unless they come from the ids; on the left they have to be given then.
     let from_ids = ["camembert", "mpnet", "opt", "roberta", "xlm-roberta"].contains(&subject.case.config.model_type()?);
-    let fits = subject.model.limits.max_length.is_none_or(|max| seq + MORE <= max);
+    let fits = subject.model.limits.text.and_then(|text| text.max_length).is_none_or(|max| seq + MORE <= max);
     // A bias before the convolution of a state-space model is seen there in padding, as in Python.
     let biased = side == Side::Left && subject.case.config.get("use_bias").is_some_and(|bias| bias == true);
     let state_space = subject.case.config.model_type()?.starts_with("mamba");

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::task::TextLimits;
+use crate::task::Limits;
 
 /// No configuration file on the Hub comes near this size, in bytes.
 const MAX_JSON_BYTES: u64 = 16 << 20;
@@ -33,8 +33,11 @@ pub trait ModelConfig: DeserializeOwned + Clone + std::fmt::Debug + Send + Sync 
     /// [`Error::Config`] and [`Error::Unsupported`], through the methods of [`Check`].
     fn validate(&self, check: &Check<'_>) -> Result<()>;
 
+    /// What models of this architecture can take: `TextLimits`, `ImageLimits` and the like.
+    type Limits: Into<Limits>;
+
     /// What the model can take. It is checked at the edge, so that `forward` need not.
-    fn limits(&self) -> TextLimits;
+    fn limits(&self) -> Self::Limits;
 }
 
 /// One `config.json`, with every key it holds.
@@ -359,6 +362,7 @@ fn plain(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::TextLimits;
 
     fn config(json: &str) -> Config {
         let Value::Object(keys) = serde_json::from_str(json).unwrap() else { panic!("an object") };
@@ -379,6 +383,8 @@ mod tests {
     }
 
     impl ModelConfig for Sizes {
+        type Limits = TextLimits;
+
         fn validate(&self, check: &Check<'_>) -> Result<()> {
             check.size("hidden_size", self.hidden_size)?;
             check.epsilon("layer_norm_eps", self.layer_norm_eps)

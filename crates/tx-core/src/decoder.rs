@@ -10,12 +10,12 @@ use crate::config::ModelConfig;
 use crate::nn::{Cache, CacheKind, Linear};
 use crate::task::{
     BaseModelOutput, CausalLm, QuestionAnswerer, QuestionAnsweringOutput, Record, SequenceClassifier, TextInputs,
-    TextModel, TokenClassifier,
+    TextLimits, TextModel, TokenClassifier,
 };
 use crate::weights::load::{Parts, Pretrained, Rename};
 
 /// A config that says what the heads of its decoder are like.
-pub trait DecoderConfig: ModelConfig {
+pub trait DecoderConfig: ModelConfig<Limits = TextLimits> {
     /// What the heads need of it.
     fn head(&self) -> HeadConfig;
 }

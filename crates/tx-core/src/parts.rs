@@ -4,14 +4,11 @@
 //! products are fast it takes less time, because the intermediate values of a thousand tokens would have to come back from
 //! memory in every layer; and it bounds the memory of a pass whatever the batch.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::device;
 use crate::nn::{Cache, CacheKind};
-use crate::task::{
-    BaseModelOutput, CausalLm, MaskedLm, MultipleChoice, NextSentencePredictor, PretrainedModel, QuestionAnswerer,
-    QuestionAnsweringOutput, Record, SequenceClassifier, TextInputs, TextModel, TokenClassifier, TokenDiscriminator,
-};
+use crate::task::*;
 use crate::weights::StoredTensor;
 use crate::weights::load::LoadReport;
 
@@ -20,6 +17,12 @@ const TOKENS: usize = 1024;
 
 /// The same with 8-bit weights, whose products wait for memory otherwise (measured with BERT-base: a tenth of the time).
 const TOKENS_QUANTIZED: usize = 256;
+
+/// Pixels that count as a token: a patch of most vision transformers.
+const PIXELS: usize = 16 * 16;
+
+/// Samples that count as a token: a frame of most models of waveforms.
+const SAMPLES: usize = 320;
 
 /// A model that is called with batches of any size, and computes them in parts.
 #[derive(Debug)]
@@ -41,6 +44,62 @@ impl<M: PretrainedModel> PretrainedModel for InParts<M> {
 
     fn num_parameters(&self) -> usize {
         self.model.num_parameters()
+    }
+}
+
+/// The inputs of a pass over a batch.
+trait Batch {
+    /// The number of rows, and the tokens of each.
+    fn dims(&self) -> [usize; 2];
+
+    fn device(&self) -> Device;
+
+    fn rows(&self, rows: std::ops::Range<usize>) -> Self;
+}
+
+impl Batch for TextInputs {
+    fn dims(&self) -> [usize; 2] {
+        self.input_ids.dims()
+    }
+
+    fn device(&self) -> Device {
+        self.input_ids.device()
+    }
+
+    fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        self.rows(rows)
+    }
+}
+
+impl Batch for ImageInputs {
+    fn dims(&self) -> [usize; 2] {
+        let [batch, _, height, width] = self.pixel_values.dims();
+        [batch, (height * width).div_ceil(PIXELS)]
+    }
+
+    fn device(&self) -> Device {
+        self.pixel_values.device()
+    }
+
+    fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        self.rows(rows)
+    }
+}
+
+impl Batch for AudioInputs {
+    fn dims(&self) -> [usize; 2] {
+        match self.values.dims() {
+            [batch, 1, samples] => [batch, samples.div_ceil(SAMPLES)],
+            [batch, height, width] => [batch, height.max(width)],
+        }
+    }
+
+    fn device(&self) -> Device {
+        self.values.device()
+    }
+
+    fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        self.rows(rows)
     }
 }
 
@@ -72,16 +131,104 @@ impl Rows for QuestionAnsweringOutput {
     }
 }
 
+impl Rows for Features {
+    fn join(parts: Vec<Self>) -> Self {
+        Self::join(parts)
+    }
+}
+
+/// Fields of all parts, joined; a field is in all of them or in none.
+fn join_some<T: Rows>(parts: impl Iterator<Item = Option<T>>) -> Option<T> {
+    parts.collect::<Option<Vec<_>>>().map(Rows::join)
+}
+
+impl Rows for VisionModelOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        let pooler_output = join_some(parts.iter().map(|part| part.pooler_output.clone()));
+        let encoder_last_hidden_state = join_some(parts.iter().map(|part| part.encoder_last_hidden_state.clone()));
+        let states = parts.into_iter().map(|part| part.last_hidden_state).collect();
+        Self { last_hidden_state: Rows::join(states), pooler_output, encoder_last_hidden_state }
+    }
+}
+
+impl Rows for ImageClassifierOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        let heads =
+            [0, 1].map(|i| join_some(parts.iter().map(|part| part.heads.as_ref().map(|heads| heads[i].clone()))));
+        let [cls, distillation] = heads;
+        Self {
+            logits: Rows::join(parts.into_iter().map(|part| part.logits).collect()),
+            heads: cls.zip(distillation).map(Into::into),
+        }
+    }
+}
+
+impl Rows for MaskedImageOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        let (mut pixels, mut logits) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Self::Reconstruction(x) => pixels.push(x),
+                Self::Logits(x) => logits.push(x),
+            }
+        }
+        if logits.is_empty() { Self::Reconstruction(Rows::join(pixels)) } else { Self::Logits(Rows::join(logits)) }
+    }
+}
+
+impl Rows for DetectionOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        let each = |field: fn(&Self) -> &Tensor<3>| Rows::join(parts.iter().map(|part| field(part).clone()).collect());
+        Self {
+            logits: each(|part| &part.logits),
+            pred_boxes: each(|part| &part.pred_boxes),
+            last_hidden_state: each(|part| &part.last_hidden_state),
+            encoder_last_hidden_state: join_some(parts.iter().map(|part| part.encoder_last_hidden_state.clone())),
+        }
+    }
+}
+
+impl Rows for SegmentationOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        let (detections, masks) = parts.into_iter().map(|part| (part.detection, part.pred_masks)).unzip();
+        Self { detection: Rows::join(detections), pred_masks: Rows::join(masks) }
+    }
+}
+
+impl Rows for AudioModelOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        Self {
+            extract_features: join_some(parts.iter().map(|part| part.extract_features.clone())),
+            pooler_output: join_some(parts.iter().map(|part| part.pooler_output.clone())),
+            last_hidden_state: Rows::join(parts.into_iter().map(|part| part.last_hidden_state).collect()),
+        }
+    }
+}
+
+impl Rows for VisionEmbedding {
+    fn join(parts: Vec<Self>) -> Self {
+        let (embeds, outputs) = parts.into_iter().map(|part| (part.embeds, part.output)).unzip();
+        Self { embeds: Rows::join(embeds), output: Rows::join(outputs) }
+    }
+}
+
+impl Rows for TextEmbedding {
+    fn join(parts: Vec<Self>) -> Self {
+        let (embeds, outputs) = parts.into_iter().map(|part| (part.embeds, part.output)).unzip();
+        Self { embeds: Rows::join(embeds), output: Rows::join(outputs) }
+    }
+}
+
 /// Calls `forward` with some rows at a time.
-fn in_parts<T: Rows>(
+fn in_parts<I: Batch, T: Rows>(
     tokens: usize,
-    inputs: &TextInputs,
+    inputs: &I,
     record: &mut Record,
-    forward: impl Fn(&TextInputs, &mut Record) -> T,
+    forward: impl Fn(&I, &mut Record) -> T,
 ) -> T {
-    let [batch, seq] = inputs.input_ids.dims();
-    let parts = batch.div_ceil((tokens / seq).max(1));
-    if parts == 1 || !device::is_cpu(&inputs.input_ids.device()) {
+    let [batch, seq] = inputs.dims();
+    let parts = batch.div_ceil((tokens / seq.max(1)).max(1));
+    if parts <= 1 || !device::is_cpu(&inputs.device()) {
         return forward(inputs, record);
     }
     let mut records = Vec::with_capacity(parts);
@@ -89,26 +236,12 @@ fn in_parts<T: Rows>(
     for part in 0..parts {
         // Parts of equal size, as far as that goes.
         let rows = part * batch / parts..(part + 1) * batch / parts;
-        let mut recorded = Record::new(record.hidden_states.is_some(), record.attentions.is_some());
+        let mut recorded = Record::like(record);
         results.push(forward(&inputs.rows(rows), &mut recorded));
         records.push(recorded);
     }
-    join_each(&mut record.hidden_states, records.iter_mut().map(|part| part.hidden_states.take()));
-    join_each(&mut record.attentions, records.iter_mut().map(|part| part.attentions.take()));
+    record.join(records);
     T::join(results)
-}
-
-/// Joins what each layer left in the parts.
-fn join_each<T: Rows>(into: &mut Option<Vec<T>>, parts: impl Iterator<Item = Option<Vec<T>>>) {
-    let Some(into) = into else { return };
-    let mut layers: Vec<_> = parts.flatten().map(Vec::into_iter).collect();
-    loop {
-        let layer: Vec<T> = layers.iter_mut().filter_map(Iterator::next).collect();
-        if layer.is_empty() {
-            return;
-        }
-        into.push(T::join(layer));
-    }
 }
 
 /// A decoder's rows share a cache, so they are not taken apart.
@@ -130,10 +263,102 @@ impl<M: CausalLm> CausalLm for InParts<M> {
     }
 }
 
+/// As those of a decoder alone.
+impl<M: ConditionalLm> ConditionalLm for InParts<M> {
+    fn cache_kinds(&self) -> Vec<CacheKind> {
+        self.model.cache_kinds()
+    }
+
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed(input_ids)
+    }
+
+    fn decode(
+        &self,
+        x: Tensor<3>,
+        inputs: &TextInputs,
+        encoded: &Encoded,
+        cache: &mut Cache,
+        record: &mut Record,
+    ) -> Tensor<3> {
+        self.model.decode(x, inputs, encoded, cache, record)
+    }
+
+    fn head(&self, x: Tensor<3>) -> Tensor<3> {
+        self.model.head(x)
+    }
+}
+
+impl<M: SpeechToText> SpeechToText for InParts<M> {
+    fn encode(&self, inputs: &AudioInputs, record: &mut Record) -> Encoded {
+        self.model.encode(inputs, record)
+    }
+}
+
+impl<M: SpeechSeq2SeqModel> SpeechSeq2SeqModel for InParts<M> {
+    fn forward(&self, audio: &AudioInputs, text: &TextInputs, record: &mut Record) -> Seq2SeqModelOutput {
+        self.model.forward(audio, text, record)
+    }
+}
+
+impl<M: CtcModel> CtcModel for InParts<M> {
+    fn frames(&self, samples: usize) -> usize {
+        self.model.frames(samples)
+    }
+
+    fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> Tensor<3> {
+        in_parts(self.tokens, inputs, record, |inputs, record| self.model.forward(inputs, record))
+    }
+}
+
+impl<M: TextEmbedder> TextEmbedder for InParts<M> {
+    fn embed_text(&self, inputs: &TextInputs, record: &mut Record) -> TextEmbedding {
+        in_parts(self.tokens, inputs, record, |inputs, record| self.model.embed_text(inputs, record))
+    }
+}
+
+impl<M: ImageEmbedder> ImageEmbedder for InParts<M> {
+    fn embed_image(&self, inputs: &ImageInputs, record: &mut Record) -> VisionEmbedding {
+        in_parts(self.tokens, inputs, record, |inputs, record| self.model.embed_image(inputs, record))
+    }
+}
+
+impl<M: AudioEmbedder> AudioEmbedder for InParts<M> {
+    fn embed_audio(&self, inputs: &SpectrogramInputs, record: &mut Record) -> VisionEmbedding {
+        self.model.embed_audio(inputs, record)
+    }
+}
+
+impl<M: SpectrogramModel> SpectrogramModel for InParts<M> {
+    fn forward(&self, inputs: &SpectrogramInputs, record: &mut Record) -> VisionModelOutput {
+        self.model.forward(inputs, record)
+    }
+}
+
+impl<M: ImageTextModel> ImageTextModel for InParts<M> {
+    fn is_pairwise(&self) -> bool {
+        self.model.is_pairwise()
+    }
+
+    fn logits_per_image(&self, image_embeds: Tensor<2>, text_embeds: Tensor<2>) -> Tensor<2> {
+        self.model.logits_per_image(image_embeds, text_embeds)
+    }
+}
+
+impl<M: AudioTextModel> AudioTextModel for InParts<M> {
+    fn logits_per_audio(&self, audio_embeds: Tensor<2>, text_embeds: Tensor<2>) -> Tensor<2> {
+        self.model.logits_per_audio(audio_embeds, text_embeds)
+    }
+
+    fn logits_per_text(&self, text_embeds: Tensor<2>, audio_embeds: Tensor<2>) -> Tensor<2> {
+        self.model.logits_per_text(text_embeds, audio_embeds)
+    }
+}
+
 macro_rules! tasks_in_parts {
-    ($($task:ident: $output:ty;)*) => {$(
+    ($($task:ident: $inputs:ty => $output:ty;)*) => {$(
         impl<M: $task> $task for InParts<M> {
-            fn forward(&self, inputs: &TextInputs, record: &mut Record) -> $output {
+            fn forward(&self, inputs: &$inputs, record: &mut Record) -> $output {
                 in_parts(self.tokens, inputs, record, |inputs, record| self.model.forward(inputs, record))
             }
         }
@@ -141,14 +366,23 @@ macro_rules! tasks_in_parts {
 }
 
 tasks_in_parts! {
-    TextModel: BaseModelOutput;
-    MaskedLm: Tensor<3>;
-    SequenceClassifier: Tensor<2>;
-    TokenClassifier: Tensor<3>;
-    QuestionAnswerer: QuestionAnsweringOutput;
-    MultipleChoice: Tensor<2>;
-    NextSentencePredictor: Tensor<2>;
-    TokenDiscriminator: Tensor<2>;
+    TextModel: TextInputs => BaseModelOutput;
+    MaskedLm: TextInputs => Tensor<3>;
+    SequenceClassifier: TextInputs => Tensor<2>;
+    TokenClassifier: TextInputs => Tensor<3>;
+    QuestionAnswerer: TextInputs => QuestionAnsweringOutput;
+    MultipleChoice: TextInputs => Tensor<2>;
+    NextSentencePredictor: TextInputs => Tensor<2>;
+    TokenDiscriminator: TextInputs => Tensor<2>;
+    VisionModel: ImageInputs => VisionModelOutput;
+    ImageClassifier: ImageInputs => ImageClassifierOutput;
+    MaskedImageModel: ImageInputs => MaskedImageOutput;
+    SemanticSegmenter: ImageInputs => Tensor<4>;
+    ObjectDetector: ImageInputs => DetectionOutput;
+    ImageSegmenter: ImageInputs => SegmentationOutput;
+    AudioModel: AudioInputs => AudioModelOutput;
+    AudioClassifier: AudioInputs => Tensor<2>;
+    AudioFrameClassifier: AudioInputs => Tensor<3>;
 }
 
 #[cfg(test)]
@@ -170,15 +404,16 @@ mod tests {
             let all = in_parts(tokens, &inputs, &mut record, |inputs, record| {
                 sizes_cell.borrow_mut().push(inputs.input_ids.dims()[0]);
                 let x = inputs.input_ids.clone().float();
-                record.hidden_state(&x.clone().unsqueeze_dim(2));
-                record.hidden_state(&x.clone().neg().unsqueeze_dim(2));
+                record.hidden_state::<3>(&x.clone().unsqueeze_dim(2));
+                record.hidden_state::<3>(&x.clone().neg().unsqueeze_dim(2));
                 x
             });
             assert_eq!(values(all), (0..30).map(|i| i as f32).collect::<Vec<_>>());
             assert!(sizes.iter().all(|&rows| rows == 1 || rows * 3 <= tokens), "{sizes:?}");
-            let states = record.hidden_states.unwrap_or_default();
-            assert_eq!(states.len(), 2);
-            assert_eq!(values(states[1].clone().neg().squeeze_dim(2))[29], 29.0);
+            let Some([_, Features::Sequence(state)]) = record.kept("hidden_states").first_chunk() else {
+                panic!("{record:?}");
+            };
+            assert_eq!(values(state.clone().neg().squeeze_dim(2))[29], 29.0);
         }
     }
 }

@@ -11,10 +11,7 @@ use burn::tensor::Device;
 use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result};
 use crate::parts::InParts;
-use crate::task::{
-    CausalLm, MaskedLm, MultipleChoice, NamedForward, NamedTensors, NextSentencePredictor, PretrainedModel,
-    QuestionAnswerer, Record, SequenceClassifier, TextLimits, TextModel, TokenClassifier, TokenDiscriminator,
-};
+use crate::task::*;
 pub use crate::weights::load::LoadOptions;
 use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters};
 use crate::weights::save;
@@ -22,7 +19,7 @@ use crate::weights::{Checkpoint, StoredTensor};
 
 /// A loaded model with everything that belongs to it.
 #[derive(Debug)]
-pub struct Auto<T: ?Sized> {
+pub struct Auto<T: ?Sized + Task> {
     /// HF's name of the class.
     pub class: &'static str,
     /// What the model computes.
@@ -30,14 +27,14 @@ pub struct Auto<T: ?Sized> {
     /// Its `config.json`.
     pub config: Config,
     /// What it can take.
-    pub limits: TextLimits,
+    pub limits: T::Limits,
     /// What loading noticed.
     pub report: LoadReport,
     /// Where its tensors live.
     pub device: Device,
 }
 
-impl<T: ?Sized> Deref for Auto<T> {
+impl<T: ?Sized + Task> Deref for Auto<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -45,7 +42,7 @@ impl<T: ?Sized> Deref for Auto<T> {
     }
 }
 
-impl<T: ?Sized + PretrainedModel> Auto<T> {
+impl<T: ?Sized + Task + PretrainedModel> Auto<T> {
     /// Writes a folder that `from_pretrained`, here and in Python, reads: `config.json` and `model.safetensors`, in
     /// shards of at most `max_shard_size` bytes.
     ///
@@ -64,20 +61,20 @@ impl<T: ?Sized + PretrainedModel> Auto<T> {
 }
 
 /// One line of a table: an architecture's class for one task.
-pub struct Entry<T: ?Sized> {
+pub struct Entry<T: ?Sized + Task> {
     /// HF's `model_type`.
     pub model_type: &'static str,
     /// HF's name of the class.
     pub class: &'static str,
     load: fn(&'static str, Config, &Checkpoint, &LoadOptions) -> Result<Auto<T>>,
-    limits: fn(&Config) -> Result<TextLimits>,
+    limits: fn(&Config) -> Result<T::Limits>,
     parameters: fn(&Config) -> Result<Parameters>,
 }
 
 /// Names and shapes of the tensors in a file.
 pub type Parameters = Vec<(String, Vec<usize>)>;
 
-impl<T: ?Sized> Entry<T> {
+impl<T: ?Sized + Task> Entry<T> {
     /// Fills the class from an opened checkpoint.
     ///
     /// # Errors
@@ -87,21 +84,28 @@ impl<T: ?Sized> Entry<T> {
     }
 }
 
-/// A task: the word for messages.
+/// A task: the word for messages, and what its models take.
 pub trait Task {
     /// `masked language model`, for messages.
     const NAME: &'static str;
+
+    /// What a model of the task can take.
+    type Limits: Into<Limits> + std::fmt::Debug + Copy + Send + Sync + 'static;
 }
 
 /// For each task: its name, and the function that makes a table's line from a model.
 macro_rules! tasks {
-    ($($(#[$meta:meta])* $function:ident: $task:ident = $name:literal;)*) => {$(
+    ($($(#[$meta:meta])* $function:ident: $task:ident, $limits:ty = $name:literal;)*) => {$(
         impl Task for dyn $task {
             const NAME: &'static str = $name;
+            type Limits = $limits;
         }
 
         $(#[$meta])*
-        pub const fn $function<M: Pretrained + $task>(model_type: &'static str, class: &'static str) -> Entry<dyn $task> {
+        pub const fn $function<M>(model_type: &'static str, class: &'static str) -> Entry<dyn $task>
+        where
+            M: Pretrained<Config: ModelConfig<Limits = $limits>> + $task,
+        {
             Entry {
                 model_type,
                 class,
@@ -120,23 +124,59 @@ macro_rules! tasks {
 
 tasks! {
     /// A line of the table of base models.
-    text_model: TextModel = "base model";
+    text_model: TextModel, TextLimits = "base model";
     /// A line of the table of causal language models.
-    causal_lm: CausalLm = "causal language model";
+    causal_lm: CausalLm, TextLimits = "causal language model";
     /// A line of the table of masked language models.
-    masked_lm: MaskedLm = "masked language model";
+    masked_lm: MaskedLm, TextLimits = "masked language model";
     /// A line of the table of sequence classifiers.
-    sequence_classifier: SequenceClassifier = "sequence classification";
+    sequence_classifier: SequenceClassifier, TextLimits = "sequence classification";
     /// A line of the table of token classifiers.
-    token_classifier: TokenClassifier = "token classification";
+    token_classifier: TokenClassifier, TextLimits = "token classification";
     /// A line of the table of extractive question answerers.
-    question_answerer: QuestionAnswerer = "question answering";
+    question_answerer: QuestionAnswerer, TextLimits = "question answering";
     /// A line of the table of multiple-choice models.
-    multiple_choice: MultipleChoice = "multiple choice";
+    multiple_choice: MultipleChoice, TextLimits = "multiple choice";
     /// A line of the table of next-sentence predictors.
-    next_sentence_predictor: NextSentencePredictor = "next sentence prediction";
+    next_sentence_predictor: NextSentencePredictor, TextLimits = "next sentence prediction";
     /// A line of the table of discriminators.
-    token_discriminator: TokenDiscriminator = "pre-training";
+    token_discriminator: TokenDiscriminator, TextLimits = "pre-training";
+    /// A line of the table of base models for pictures.
+    vision_model: VisionModel, ImageLimits = "image features";
+    /// A line of the table of classifiers of pictures.
+    image_classifier: ImageClassifier, ImageLimits = "image classification";
+    /// A line of the table of models that fill in patches.
+    masked_image_model: MaskedImageModel, ImageLimits = "masked image modeling";
+    /// A line of the table of models that label every pixel.
+    semantic_segmenter: SemanticSegmenter, ImageLimits = "semantic segmentation";
+    /// A line of the table of object detectors.
+    object_detector: ObjectDetector, ImageLimits = "object detection";
+    /// A line of the table of models that give objects and their shapes.
+    image_segmenter: ImageSegmenter, ImageLimits = "image segmentation";
+    /// A line of the table of base models for sounds.
+    audio_model: AudioModel, AudioLimits = "audio features";
+    /// A line of the table of CTC models.
+    ctc_model: CtcModel, AudioLimits = "speech recognition by CTC";
+    /// A line of the table of classifiers of sounds.
+    audio_classifier: AudioClassifier, AudioLimits = "audio classification";
+    /// A line of the table of models that label every frame.
+    audio_frame_classifier: AudioFrameClassifier, AudioLimits = "audio frame classification";
+    /// A line of the table of base models of speech and text.
+    speech_seq2seq_model: SpeechSeq2SeqModel, SpeechToTextLimits = "speech and text features";
+    /// A line of the table of models that write what is said.
+    speech_to_text: SpeechToText, SpeechToTextLimits = "speech recognition";
+    /// A line of the table of models that embed texts among other modalities.
+    text_embedder: TextEmbedder, TextLimits = "text embedding";
+    /// A line of the table of models that embed pictures among texts.
+    image_embedder: ImageEmbedder, ImageLimits = "image embedding";
+    /// A line of the table of models that embed sounds among texts.
+    audio_embedder: AudioEmbedder, AudioLimits = "audio embedding";
+    /// A line of the table of base models for spectrograms.
+    spectrogram_model: SpectrogramModel, AudioLimits = "spectrogram features";
+    /// A line of the table of models that compare pictures and texts.
+    image_text_model: ImageTextModel, ImageTextLimits = "zero-shot image classification";
+    /// A line of the table of models that compare sounds and texts.
+    audio_text_model: AudioTextModel, AudioTextLimits = "zero-shot audio classification";
 }
 
 fn load_class<M: Pretrained>(
@@ -144,7 +184,7 @@ fn load_class<M: Pretrained>(
     config: &Config,
     checkpoint: &Checkpoint,
     options: &LoadOptions,
-) -> Result<(Loaded<M>, TextLimits)> {
+) -> Result<(Loaded<M>, <M::Config as ModelConfig>::Limits)> {
     let typed: M::Config = config.parse()?;
     let exact = config.architectures().contains(&class);
     let loaded = load::<M>(&typed, checkpoint, class, exact, options)?;
@@ -187,7 +227,7 @@ pub trait Class: Sync {
     ///
     /// # Errors
     /// As [`Config::parse`].
-    fn limits(&self, config: &Config) -> Result<TextLimits>;
+    fn limits(&self, config: &Config) -> Result<Limits>;
     /// The tensors that a file for this class holds.
     ///
     /// # Errors
@@ -205,7 +245,10 @@ pub trait Class: Sync {
     ) -> Result<Auto<dyn NamedModel>>;
 }
 
-impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entry<T> {
+impl<T> Class for Entry<T>
+where
+    T: ?Sized + Task + PretrainedModel + NamedForward<Limits = <T as Task>::Limits> + 'static,
+{
     fn model_type(&self) -> &'static str {
         self.model_type
     }
@@ -218,8 +261,8 @@ impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entr
         T::NAME
     }
 
-    fn limits(&self, config: &Config) -> Result<TextLimits> {
-        (self.limits)(config)
+    fn limits(&self, config: &Config) -> Result<Limits> {
+        Ok((self.limits)(config)?.into())
     }
 
     fn parameters(&self, config: &Config) -> Result<Parameters> {
@@ -233,8 +276,17 @@ impl<T: ?Sized + Task + PretrainedModel + NamedForward + 'static> Class for Entr
         options: &LoadOptions,
     ) -> Result<Auto<dyn NamedModel>> {
         let Auto { class, model, config, limits, report, device } = self.load(config, checkpoint, options)?;
-        Ok(Auto { class, model: Box::new(Named(model)), config, limits, report, device })
+        let named = Named { model, limits, device: device.clone() };
+        Ok(Auto { class, model: Box::new(named), config, limits: limits.into(), report, device })
     }
+}
+
+/// The lines of a table as classes of any task.
+pub fn lines<T: ?Sized + Task>(table: &'static [Entry<T>]) -> impl Iterator<Item = &'static dyn Class>
+where
+    Entry<T>: Class,
+{
+    table.iter().map(|entry| entry as &dyn Class)
 }
 
 /// The class of a folder by HF's name, or the one that its config names first.
@@ -266,32 +318,42 @@ fn unknown_architecture(config: &Config, model_type: &str, classes: &[&dyn Class
 }
 
 /// A model of any task that is called with tensors by name.
-pub trait NamedModel: PretrainedModel + NamedForward {}
+pub trait NamedModel: PretrainedModel {
+    /// One forward pass: HF's `forward()` arguments in, HF's output fields out.
+    ///
+    /// # Errors
+    /// As [`NamedForward::forward_named`].
+    fn forward_named(&self, inputs: &NamedTensors, record: Record) -> Result<NamedTensors>;
+}
+
+impl Task for dyn NamedModel {
+    const NAME: &'static str = "model";
+    type Limits = Limits;
+}
 
 /// A boxed model of one task as a model of any task.
 #[derive(Debug)]
-struct Named<T: ?Sized>(Box<T>);
+struct Named<T: ?Sized + Task> {
+    model: Box<T>,
+    limits: T::Limits,
+    device: Device,
+}
 
-impl<T: ?Sized + PretrainedModel + NamedForward> NamedModel for Named<T> {}
-
-impl<T: ?Sized + PretrainedModel> PretrainedModel for Named<T> {
-    fn tensors(&self) -> Vec<(String, StoredTensor)> {
-        self.0.tensors()
-    }
-
-    fn num_parameters(&self) -> usize {
-        self.0.num_parameters()
+impl<T> NamedModel for Named<T>
+where
+    T: ?Sized + Task + PretrainedModel + NamedForward<Limits = <T as Task>::Limits>,
+{
+    fn forward_named(&self, inputs: &NamedTensors, record: Record) -> Result<NamedTensors> {
+        self.model.forward_named(inputs, &self.limits, &self.device, record)
     }
 }
 
-impl<T: ?Sized + NamedForward> NamedForward for Named<T> {
-    fn forward_named(
-        &self,
-        inputs: &NamedTensors,
-        limits: &TextLimits,
-        device: &Device,
-        record: Record,
-    ) -> Result<NamedTensors> {
-        self.0.forward_named(inputs, limits, device, record)
+impl<T: ?Sized + Task + PretrainedModel> PretrainedModel for Named<T> {
+    fn tensors(&self) -> Vec<(String, StoredTensor)> {
+        self.model.tensors()
+    }
+
+    fn num_parameters(&self) -> usize {
+        self.model.num_parameters()
     }
 }

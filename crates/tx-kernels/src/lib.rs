@@ -28,6 +28,7 @@ mod activation;
 mod attention;
 #[cfg(feature = "flex")]
 pub mod ceilings;
+mod conv;
 #[cfg(feature = "flex")]
 mod cpu;
 mod embedding;
@@ -43,6 +44,7 @@ use std::cell::Cell;
 
 pub use activation::{Pointwise, gelu, gelu_tanh, silu, softmax, swiglu};
 pub use attention::{AttentionOptions, Mask, attention, attention_weights};
+pub use conv::{Epilogue, conv2d};
 pub use embedding::embedding;
 pub use linear::{linear, linear_transposed, linears};
 pub use memory::keep_freed_memory;

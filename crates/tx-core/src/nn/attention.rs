@@ -18,14 +18,12 @@ pub fn attention(
     options: AttentionOptions<'_>,
     record: &mut Record,
 ) -> Tensor<4> {
-    match &mut record.attentions {
-        None => tx_kernels::attention(q, k, v, options),
-        Some(attentions) => {
-            let (context, weights) = tx_kernels::attention_weights(q, k, v, options);
-            attentions.push(weights);
-            context
-        }
+    if !record.wants_attentions() {
+        return tx_kernels::attention(q, k, v, options);
     }
+    let (context, weights) = tx_kernels::attention_weights(q, k, v, options);
+    record.attention(weights);
+    context
 }
 
 /// # Shapes

@@ -66,6 +66,8 @@ impl Default for AlbertConfig {
 }
 
 impl ModelConfig for AlbertConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -62,6 +62,8 @@ impl Default for BertConfig {
 }
 
 impl ModelConfig for BertConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

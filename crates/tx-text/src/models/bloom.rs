@@ -73,6 +73,8 @@ impl BloomConfig {
 }
 
 impl ModelConfig for BloomConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

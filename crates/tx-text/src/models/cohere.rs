@@ -93,6 +93,8 @@ impl CohereConfig {
 }
 
 impl ModelConfig for CohereConfig {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

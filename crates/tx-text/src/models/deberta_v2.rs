@@ -134,6 +134,8 @@ fn positive(n: i64) -> Option<usize> {
 }
 
 impl ModelConfig for DebertaV2Config {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -131,6 +131,8 @@ impl DeepseekV3Config {
 }
 
 impl ModelConfig for DeepseekV3Config {
+    type Limits = TextLimits;
+
     // Null where the class says 1536, in Moonlight for one.
     const NULLABLE: &'static [&'static str] = &["q_lora_rank"];
 

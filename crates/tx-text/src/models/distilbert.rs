@@ -57,6 +57,8 @@ impl Default for DistilBertConfig {
 }
 
 impl ModelConfig for DistilBertConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

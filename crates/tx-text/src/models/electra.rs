@@ -66,6 +66,8 @@ impl Default for ElectraConfig {
 }
 
 impl ModelConfig for ElectraConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         self.bert(self.hidden_size).validate(check)?;
         check.size("embedding_size", self.embedding_size)?;

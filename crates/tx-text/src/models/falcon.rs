@@ -123,6 +123,8 @@ impl FalconConfig {
 }
 
 impl ModelConfig for FalconConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         let heads = self.heads();
         check.sizes([

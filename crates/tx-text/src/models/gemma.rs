@@ -87,6 +87,8 @@ impl GemmaConfig {
 }
 
 impl ModelConfig for GemmaConfig {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

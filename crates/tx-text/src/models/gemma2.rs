@@ -100,6 +100,8 @@ impl Gemma2Config {
 }
 
 impl ModelConfig for Gemma2Config {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["attn_logit_softcapping", "final_logit_softcapping", "pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

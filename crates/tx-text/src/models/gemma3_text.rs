@@ -122,6 +122,8 @@ impl Gemma3TextConfig {
 }
 
 impl ModelConfig for Gemma3TextConfig {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

@@ -75,6 +75,8 @@ impl Gpt2Config {
 }
 
 impl ModelConfig for Gpt2Config {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

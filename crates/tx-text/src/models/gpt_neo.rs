@@ -89,6 +89,8 @@ impl GptNeoConfig {
 }
 
 impl ModelConfig for GptNeoConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -85,6 +85,8 @@ impl GptNeoxConfig {
 }
 
 impl ModelConfig for GptNeoxConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

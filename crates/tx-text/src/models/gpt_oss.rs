@@ -117,6 +117,8 @@ impl GptOssConfig {
 }
 
 impl ModelConfig for GptOssConfig {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["num_key_value_heads"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

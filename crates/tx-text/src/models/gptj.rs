@@ -75,6 +75,8 @@ impl GptjConfig {
 }
 
 impl ModelConfig for GptjConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -97,6 +97,8 @@ impl GraniteConfig {
 }
 
 impl ModelConfig for GraniteConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -82,6 +82,8 @@ impl LlamaConfig {
 }
 
 impl ModelConfig for LlamaConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -76,6 +76,8 @@ impl MambaConfig {
 }
 
 impl ModelConfig for MambaConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

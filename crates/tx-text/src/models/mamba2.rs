@@ -101,6 +101,8 @@ impl Mamba2Config {
 }
 
 impl ModelConfig for Mamba2Config {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

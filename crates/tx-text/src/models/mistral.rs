@@ -84,6 +84,8 @@ impl MistralConfig {
 }
 
 impl ModelConfig for MistralConfig {
+    type Limits = TextLimits;
+
     // From version 0.2 on files say null where the class says 4096.
     const NULLABLE: &'static [&'static str] = &["num_key_value_heads", "sliding_window"];
 

@@ -88,6 +88,8 @@ impl MixtralConfig {
 }
 
 impl ModelConfig for MixtralConfig {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["num_key_value_heads"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

@@ -41,7 +41,7 @@ mod starcoder2;
 
 use tx_core::decoder::{ForCausalLm, ForQuestionAnswering, ForSequenceClassification, ForTokenClassification};
 use tx_core::registry::{
-    Class, Entry, causal_lm, masked_lm, multiple_choice, next_sentence_predictor, question_answerer,
+    Class, Entry, causal_lm, lines, masked_lm, multiple_choice, next_sentence_predictor, question_answerer,
     sequence_classifier, text_model, token_classifier, token_discriminator,
 };
 use tx_core::task::{
@@ -325,12 +325,6 @@ pub static TOKEN_DISCRIMINATION: &[Entry<dyn TokenDiscriminator>] =
 
 /// Every class of every table.
 pub fn classes() -> Vec<&'static dyn Class> {
-    fn lines<T: ?Sized>(table: &'static [Entry<T>]) -> impl Iterator<Item = &'static dyn Class>
-    where
-        Entry<T>: Class,
-    {
-        table.iter().map(|entry| entry as &dyn Class)
-    }
     lines(TEXT_MODEL)
         .chain(lines(CAUSAL_LM))
         .chain(lines(MASKED_LM))

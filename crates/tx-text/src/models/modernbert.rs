@@ -137,6 +137,8 @@ impl ModernBertConfig {
 }
 
 impl ModelConfig for ModernBertConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -68,6 +68,8 @@ impl Default for MpnetConfig {
 }
 
 impl ModelConfig for MpnetConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         self.bert().validate(check)?;
         // Rows beyond the fixed number of buckets are never read; fewer would not do.

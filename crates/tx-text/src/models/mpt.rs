@@ -74,6 +74,8 @@ impl MptConfig {
 }
 
 impl ModelConfig for MptConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

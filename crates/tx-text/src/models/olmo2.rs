@@ -84,6 +84,8 @@ impl Olmo2Config {
 }
 
 impl ModelConfig for Olmo2Config {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

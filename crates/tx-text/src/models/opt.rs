@@ -83,6 +83,8 @@ impl OptConfig {
 }
 
 impl ModelConfig for OptConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -88,6 +88,8 @@ impl PhiConfig {
 }
 
 impl ModelConfig for PhiConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

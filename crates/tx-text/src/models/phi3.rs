@@ -98,6 +98,8 @@ impl Phi3Config {
 }
 
 impl ModelConfig for Phi3Config {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

@@ -140,6 +140,8 @@ impl Qwen2Config {
 }
 
 impl ModelConfig for Qwen2Config {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["num_key_value_heads", "sliding_window"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

@@ -131,6 +131,8 @@ impl Qwen2MoeConfig {
 }
 
 impl ModelConfig for Qwen2MoeConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

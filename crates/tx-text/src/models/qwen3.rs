@@ -108,6 +108,8 @@ impl Qwen3Config {
 }
 
 impl ModelConfig for Qwen3Config {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["num_key_value_heads", "sliding_window"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

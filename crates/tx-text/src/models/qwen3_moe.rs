@@ -120,6 +120,8 @@ impl Qwen3MoeConfig {
 }
 
 impl ModelConfig for Qwen3MoeConfig {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["sliding_window"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

@@ -27,6 +27,8 @@ use super::bert::{BertConfig, Embeddings, Encoder, Pooler, first_token};
 pub struct RobertaConfig(BertConfig);
 
 impl ModelConfig for RobertaConfig {
+    type Limits = TextLimits;
+
     fn defaults() -> Vec<(&'static str, Value)> {
         vec![("vocab_size", 50265.into()), ("pad_token_id", 1.into())]
     }

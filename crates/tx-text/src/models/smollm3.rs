@@ -120,6 +120,8 @@ impl SmolLm3Config {
 }
 
 impl ModelConfig for SmolLm3Config {
+    type Limits = TextLimits;
+
     const NULLABLE: &'static [&'static str] = &["num_key_value_heads", "pad_token_id"];
 
     fn validate(&self, check: &Check<'_>) -> Result<()> {

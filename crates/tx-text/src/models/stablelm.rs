@@ -92,6 +92,8 @@ impl StableLmConfig {
 }
 
 impl ModelConfig for StableLmConfig {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

@@ -84,6 +84,8 @@ impl Starcoder2Config {
 }
 
 impl ModelConfig for Starcoder2Config {
+    type Limits = TextLimits;
+
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         check.sizes([
             ("vocab_size", self.vocab_size),

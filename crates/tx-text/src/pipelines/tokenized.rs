@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use tx_core::device;
 use tx_core::error::{Error, Result};
 use tx_core::registry::{Auto, Entry, LoadOptions, Task, from_folder};
-use tx_core::task::{IntRows, TextArguments, TextInputs};
+use tx_core::task::{IntRows, TextArguments, TextInputs, TextLimits};
 use tx_core::tokenizer::{EncodeOptions, Encoding, Side, Text, Tokenizer, Truncation};
 
 use crate::models;
@@ -16,7 +16,7 @@ const MAX_TOKENS: usize = 1 << 24;
 
 /// A model and the tokenizer that belongs to it.
 #[derive(Debug)]
-pub struct TokenizedModel<T: ?Sized> {
+pub struct TokenizedModel<T: ?Sized + Task> {
     /// The model.
     pub model: Auto<T>,
     /// Its tokenizer.
@@ -29,7 +29,7 @@ pub(super) struct Batch {
     pub starts: Vec<usize>,
 }
 
-impl<T: ?Sized + Task> TokenizedModel<T> {
+impl<T: ?Sized + Task<Limits = TextLimits>> TokenizedModel<T> {
     /// Loads both from a folder; `table` is one of [`crate::models`].
     ///
     /// # Errors
@@ -46,9 +46,7 @@ impl<T: ?Sized + Task> TokenizedModel<T> {
         }
         Ok(Self { model, tokenizer })
     }
-}
 
-impl<T: ?Sized> TokenizedModel<T> {
     /// The most tokens that both the model and the tokenizer allow.
     pub fn max_length(&self) -> Option<usize> {
         self.model.limits.max_length.into_iter().chain(self.tokenizer.model_max_length()).min()

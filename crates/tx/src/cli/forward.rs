@@ -52,7 +52,7 @@ pub fn run(args: &ForwardArgs, common: &Common) -> Result<()> {
     let class = find_class(&classes, &config, args.class.as_deref())?;
     let auto = class.load_named(config, &Checkpoint::from_folder(&folder)?, &options)?;
     let record = Record::new(args.hidden_states, args.attentions);
-    let outputs = auto.forward_named(&inputs, &auto.limits, &auto.device, record)?;
+    let outputs = auto.forward_named(&inputs, record)?;
     let shapes: Vec<_> = outputs
         .iter()
         .map(|(name, data)| (name.clone(), dtype_name(data.dtype()), data.shape().as_slice().to_vec()))

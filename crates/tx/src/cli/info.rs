@@ -14,11 +14,12 @@ use tx_core::device::Dtype;
 use tx_core::error::{Error, Result};
 use tx_core::hub::{self, Wanted};
 use tx_core::registry::{Class, Task};
-use tx_core::task::{CausalLm, MaskedLm, QuestionAnswerer, SequenceClassifier, TextModel, TokenClassifier};
+use tx_core::task::{
+    self, CausalLm, ImageLimits, MaskedLm, QuestionAnswerer, SequenceClassifier, TextModel, TokenClassifier,
+};
 use tx_core::tokenizer::{Side, SpecialTokens, Tokenizer};
 use tx_core::weights::save::Format;
 use tx_core::weights::{Checkpoint, StoredTensor, dtype_name};
-use tx_text::models::TEXT_MODEL;
 use tx_text::pipelines::TextTask;
 
 use super::Common;
@@ -56,11 +57,33 @@ struct Info {
     tokenizer_reason: Option<String>,
 }
 
+/// What the model takes, by modality.
 #[derive(Serialize)]
 struct Limits {
-    vocab_size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vocab_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_length: Option<usize>,
-    type_vocab_size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    type_vocab_size: Option<usize>,
+    /// Channels, and the height and width of a patch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<(usize, [usize; 2])>,
+    /// The name of the argument for sounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio: Option<&'static str>,
+}
+
+impl From<task::Limits> for Limits {
+    fn from(limits: task::Limits) -> Self {
+        Self {
+            vocab_size: limits.text.map(|text| text.vocab_size),
+            max_length: limits.text.and_then(|text| text.max_length),
+            type_vocab_size: limits.text.map(|text| text.type_vocab_size),
+            image: limits.image.map(|ImageLimits { channels, patch_size }| (channels, patch_size)),
+            audio: limits.audio.map(|audio| audio.name),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -127,14 +150,16 @@ impl Info {
         let model_type = config.get("model_type").map(|_| config.model_type()).transpose()?;
         let all = tx::classes();
         let classes: Vec<_> = all.iter().copied().filter(|class| Some(class.model_type()) == model_type).collect();
-        let (limits, reason) = match (model_type, classes.is_empty()) {
+        let own = config.architectures().first().copied();
+        let class = classes.iter().find(|class| Some(class.class()) == own).or(classes.first());
+        let (limits, reason) = match (model_type, class) {
             (None, _) => (None, Some("config.json has no `model_type`".to_owned())),
-            (Some(name), true) => {
+            (Some(name), None) => {
                 let error = Error::unknown("architecture", name, all.iter().map(|class| class.model_type()));
                 (None, Some(error.to_string()))
             }
-            (Some(name), false) => match limits(name, &config) {
-                Ok(limits) => (limits, None),
+            (Some(_), Some(class)) => match class.limits(&config) {
+                Ok(limits) => (Some(limits.into()), None),
                 Err(error @ Error::Unsupported { .. }) => (None, Some(error.to_string())),
                 Err(error) => return Err(error),
             },
@@ -186,8 +211,16 @@ impl Info {
             row(name, value.to_string());
         }
         if let Some(limits) = &self.limits {
-            row("vocabulary", limits.vocab_size.to_string());
-            row("longest input", limits.max_length.map_or("not limited".into(), |max| format!("{max} tokens")));
+            if let Some(vocab_size) = limits.vocab_size {
+                row("vocabulary", vocab_size.to_string());
+                row("longest input", limits.max_length.map_or("not limited".into(), |max| format!("{max} tokens")));
+            }
+            if let Some((channels, [height, width])) = limits.image {
+                row("pictures", format!("{channels} channels, at least {width}x{height} pixels"));
+            }
+            if let Some(name) = limits.audio {
+                row("sounds", format!("`{name}`"));
+            }
         }
         if let Some(labels) = &self.labels {
             row("labels", shortened(labels));
@@ -221,17 +254,6 @@ impl Info {
         }
         rows
     }
-}
-
-/// What the architecture can take with this config.
-fn limits(model_type: &str, config: &Config) -> Result<Option<Limits>> {
-    let Some(entry) = TEXT_MODEL.iter().find(|entry| entry.model_type == model_type) else { return Ok(None) };
-    let limits = entry.limits(config)?;
-    Ok(Some(Limits {
-        vocab_size: limits.vocab_size,
-        max_length: limits.max_length,
-        type_vocab_size: limits.type_vocab_size,
-    }))
 }
 
 fn sizes(config: &Config) -> BTreeMap<&'static str, u64> {

@@ -12,6 +12,7 @@ use tx_core::config::read_text;
 use tx_core::error::{Error, Result};
 use tx_core::pipeline::{Batching, Pipeline};
 use tx_core::registry::{Entry, Task};
+use tx_core::task::TextLimits;
 use tx_core::tokenizer::{Sequence, Text};
 use tx_text::models;
 use tx_text::pipelines::*;
@@ -262,7 +263,7 @@ struct Command<'a> {
 
 impl Command<'_> {
     /// The model and its tokenizer.
-    fn load<T: ?Sized + Task>(&self, table: &[Entry<T>]) -> Result<TokenizedModel<T>> {
+    fn load<T: ?Sized + Task<Limits = TextLimits>>(&self, table: &[Entry<T>]) -> Result<TokenizedModel<T>> {
         TokenizedModel::from_folder(table, &self.common.folder(self.model)?, &self.common.load_options()?)
     }
 

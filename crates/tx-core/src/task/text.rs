@@ -1,47 +1,10 @@
-//! One trait per head: what a model of that kind computes.
-//!
-//! The traits are object-safe, because burn's tensors carry no backend type: a table of boxed models serves every
-//! architecture. `forward` is infallible; [`TextInputs::new`] checks what comes from outside. Hidden states and
-//! attention maps are kept in a [`Record`] when they are asked for, and nothing is computed for them otherwise.
+//! Text: what its models take, and what their heads compute.
 
-use std::collections::BTreeMap;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-
+use super::{PretrainedModel, Record};
 use crate::error::{Error, Result};
 use crate::nn::{Cache, CacheKind, Mask};
-use crate::weights::StoredTensor;
-
-/// What a forward pass keeps besides its result.
-#[derive(Debug, Default)]
-pub struct Record {
-    /// The embeddings, then the output of every layer, `[batch, seq, hidden]`; `None` if not asked for.
-    pub hidden_states: Option<Vec<Tensor<3>>>,
-    /// The attention weights of every layer, `[batch, heads, queries, keys]`; `None` if not asked for.
-    pub attentions: Option<Vec<Tensor<4>>>,
-}
-
-impl Record {
-    /// Keeps what is asked for.
-    pub fn new(hidden_states: bool, attentions: bool) -> Self {
-        Self { hidden_states: hidden_states.then(Vec::new), attentions: attentions.then(Vec::new) }
-    }
-
-    /// Keeps nothing.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// Keeps one hidden state, if they were asked for.
-    ///
-    /// # Shapes
-    /// - x: `[batch, seq, hidden]`
-    pub fn hidden_state(&mut self, x: &Tensor<3>) {
-        if let Some(states) = &mut self.hidden_states {
-            states.push(x.clone());
-        }
-    }
-}
 
 /// What a text model can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,15 +181,6 @@ impl TextInputs {
     }
 }
 
-/// A filled model, whatever it computes.
-pub trait PretrainedModel: Send + Sync + std::fmt::Debug {
-    /// The tensors by their names on the Hub, in the model's order, each tied one once.
-    fn tensors(&self) -> Vec<(String, StoredTensor)>;
-
-    /// The number of elements of all tensors, each tied one once.
-    fn num_parameters(&self) -> usize;
-}
-
 /// The result of a base model.
 #[derive(Debug, Clone)]
 pub struct BaseModelOutput {
@@ -298,6 +252,46 @@ pub trait CausalLm: PretrainedModel {
     }
 }
 
+/// What a decoder looks at besides its own tokens: what an encoder made of its input.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `[batch, positions, hidden]`
+    pub last_hidden_state: Tensor<3>,
+    /// `[batch, positions]`: 1 for what is there, 0 for padding; no padding if `None`.
+    pub attention_mask: Option<Tensor<2, Int>>,
+    /// Keys and values of each layer's cross-attention, `[batch, positions, heads, head_dim]`, computed once.
+    pub keys_values: Vec<[Tensor<4>; 2]>,
+}
+
+/// Scores for the next token, given what an encoder has seen: HF's `…ForConditionalGeneration`.
+pub trait ConditionalLm: PretrainedModel {
+    /// What each layer keeps of the tokens it has seen: what [`Cache::new`] takes.
+    fn cache_kinds(&self) -> Vec<CacheKind>;
+
+    /// # Shapes
+    /// - input_ids: `[batch, seq]`
+    /// - output: `[batch, seq, hidden]`
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3>;
+
+    /// The decoder's layers and its last norm. The tokens follow those in the cache, which keeps them.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, seq, hidden]`
+    fn decode(
+        &self,
+        x: Tensor<3>,
+        inputs: &TextInputs,
+        encoded: &Encoded,
+        cache: &mut Cache,
+        record: &mut Record,
+    ) -> Tensor<3>;
+
+    /// # Shapes
+    /// - x: `[batch, seq, hidden]`
+    /// - output: `[batch, seq, vocab]`
+    fn head(&self, x: Tensor<3>) -> Tensor<3>;
+}
+
 /// Scores for the labels of a whole text.
 pub trait SequenceClassifier: PretrainedModel {
     /// # Shapes
@@ -338,148 +332,4 @@ pub trait TokenDiscriminator: PretrainedModel {
     /// # Shapes
     /// - output: `[batch, seq]`
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2>;
-}
-
-/// Tensors by HF's names: the arguments or the result of a forward pass as `tx forward` and the tests see them.
-pub type NamedTensors = BTreeMap<String, TensorData>;
-
-/// A model of any task, called with tensors by name.
-pub trait NamedForward {
-    /// One forward pass: HF's `forward()` arguments in, HF's output fields out.
-    ///
-    /// `hidden_states.0 …` and `attentions.0 …` follow if `record` asks for them.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if an argument is missing, unknown or does not fit.
-    fn forward_named(
-        &self,
-        inputs: &NamedTensors,
-        limits: &TextLimits,
-        device: &Device,
-        record: Record,
-    ) -> Result<NamedTensors>;
-}
-
-/// Implements [`NamedForward`] for a task by naming its output fields.
-macro_rules! named_forward {
-    ($task:ty, |$output:ident, $fields:ident| $name:expr) => {
-        impl NamedForward for $task {
-            fn forward_named(
-                &self,
-                inputs: &NamedTensors,
-                limits: &TextLimits,
-                device: &Device,
-                mut record: Record,
-            ) -> Result<NamedTensors> {
-                let inputs = TextInputs::new(&text_arguments(inputs)?, limits, device)?;
-                let $output = self.forward(&inputs, &mut record);
-                let mut $fields = recorded(record);
-                $name;
-                Ok($fields)
-            }
-        }
-    };
-}
-
-named_forward!(dyn TextModel, |output, fields| {
-    fields.insert("last_hidden_state".to_owned(), output.last_hidden_state.into_data());
-    if let Some(pooled) = output.pooler_output {
-        fields.insert("pooler_output".to_owned(), pooled.into_data());
-    }
-});
-named_forward!(dyn MaskedLm, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
-named_forward!(dyn SequenceClassifier, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
-named_forward!(dyn TokenClassifier, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
-named_forward!(dyn NextSentencePredictor, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
-named_forward!(dyn TokenDiscriminator, |logits, fields| fields.insert("logits".to_owned(), logits.into_data()));
-named_forward!(dyn QuestionAnswerer, |output, fields| {
-    fields.insert("start_logits".to_owned(), output.start_logits.into_data());
-    fields.insert("end_logits".to_owned(), output.end_logits.into_data());
-});
-
-impl NamedForward for dyn CausalLm {
-    fn forward_named(
-        &self,
-        inputs: &NamedTensors,
-        limits: &TextLimits,
-        device: &Device,
-        mut record: Record,
-    ) -> Result<NamedTensors> {
-        let inputs = TextInputs::new(&text_arguments(inputs)?, limits, device)?;
-        let logits = self.forward(&inputs, &mut Cache::off(self.cache_kinds().len()), &mut record);
-        let mut fields = recorded(record);
-        fields.insert("logits".to_owned(), logits.into_data());
-        Ok(fields)
-    }
-}
-
-impl NamedForward for dyn MultipleChoice {
-    fn forward_named(
-        &self,
-        inputs: &NamedTensors,
-        limits: &TextLimits,
-        device: &Device,
-        mut record: Record,
-    ) -> Result<NamedTensors> {
-        // HF's arguments are [batch, choices, seq]; the choices become rows.
-        let choices = inputs.get("input_ids").map(|ids| ids.shape().as_slice().to_vec()).unwrap_or_default();
-        let [batch, choices, seq] = choices[..] else {
-            return Err(Error::input("input_ids", format_args!("{choices:?}"), "[batch, choices, seq]"));
-        };
-        let mut rows = NamedTensors::new();
-        for (name, data) in inputs {
-            if data.shape().as_slice() != [batch, choices, seq] {
-                return Err(Error::input(
-                    name,
-                    format_args!("{:?}", data.shape()),
-                    format_args!("[{batch}, {choices}, {seq}]"),
-                ));
-            }
-            rows.insert(
-                name.clone(),
-                TensorData::from_bytes(data.clone().into_bytes(), [batch * choices, seq], data.dtype()),
-            );
-        }
-        let inputs = TextInputs::new(&text_arguments(&rows)?, limits, device)?;
-        let logits = self.forward(&inputs, &mut record);
-        let mut fields = recorded(record);
-        fields.insert("logits".to_owned(), logits.reshape([batch, choices]).into_data());
-        Ok(fields)
-    }
-}
-
-/// The arguments of a text model from tensors by name.
-fn text_arguments(inputs: &NamedTensors) -> Result<TextArguments> {
-    const NAMES: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
-    if let Some(name) = inputs.keys().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(Error::input(name, "an argument that this model does not have", NAMES.join(", ")));
-    }
-    let rows = |name: &str| -> Result<Option<IntRows>> {
-        let Some(data) = inputs.get(name) else { return Ok(None) };
-        let [batch, seq] = data.shape().as_slice()[..] else {
-            return Err(Error::input(name, format_args!("{} axes", data.shape().num_dims()), "[batch, seq]"));
-        };
-        if !matches!(
-            data.dtype(),
-            DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U32 | DType::U16 | DType::U8
-        ) {
-            let found = crate::weights::dtype_name(data.dtype());
-            return Err(Error::input(name, format_args!("a tensor of {found}"), "a tensor of i64"));
-        }
-        Ok(Some(IntRows { batch, seq, values: data.iter::<i64>().collect() }))
-    };
-    Ok(TextArguments {
-        input_ids: rows("input_ids")?.ok_or_else(|| Error::input("input_ids", "nothing", "a tensor [batch, seq]"))?,
-        attention_mask: rows("attention_mask")?,
-        token_type_ids: rows("token_type_ids")?,
-        position_ids: rows("position_ids")?,
-    })
-}
-
-/// What a forward pass kept, by HF's names.
-fn recorded(record: Record) -> NamedTensors {
-    let states = record.hidden_states.into_iter().flatten().map(Tensor::into_data).enumerate();
-    let attentions = record.attentions.into_iter().flatten().map(Tensor::into_data).enumerate();
-    let states = states.map(|(i, data)| (format!("hidden_states.{i}"), data));
-    states.chain(attentions.map(|(i, data)| (format!("attentions.{i}"), data))).collect()
 }

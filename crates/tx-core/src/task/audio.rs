@@ -1,0 +1,237 @@
+//! Sounds: what their models take, what their heads compute, and what turns speech into text.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::{ConditionalLm, Encoded, PretrainedModel, Record, TextInputs, TextLimits, check_shape, integers};
+use crate::error::{Error, Result};
+
+/// The most samples of a sound as a model takes it: nearly nine minutes at 16 kHz.
+const MAX_SAMPLES: usize = 1 << 23;
+/// The most numbers of a spectrogram.
+const MAX_SPECTROGRAM: usize = 1 << 24;
+
+/// What an audio model can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AudioLimits {
+    /// HF's name of the argument: `input_values` or `input_features`.
+    pub name: &'static str,
+    /// The layout of one sound.
+    pub layout: AudioLayout,
+}
+
+/// How a model takes a sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AudioLayout {
+    /// `[samples]`, of which there are at least as many.
+    Waveform {
+        /// Fewer make no frame.
+        min_samples: usize,
+    },
+    /// `[frames, mel]`, both fixed.
+    Frames {
+        /// Frames in time.
+        frames: usize,
+        /// Bands of frequencies.
+        mel: usize,
+    },
+    /// `[mel, frames]`, both fixed.
+    Bands {
+        /// Bands of frequencies.
+        mel: usize,
+        /// Frames in time.
+        frames: usize,
+    },
+    /// `[views, frames, mel]`: the whole sound, then parts of it.
+    Views {
+        /// Bands of frequencies.
+        mel: usize,
+        /// The most frames in time.
+        frames: usize,
+    },
+}
+
+/// The arguments of an audio model's forward pass.
+#[derive(Debug, Clone)]
+pub struct AudioInputs {
+    /// `[batch, 1, samples]` of waveforms, `[batch, frames, mel]` or `[batch, mel, frames]` of spectrograms.
+    pub values: Tensor<3>,
+    /// `[batch, samples or frames]`: 1 for sound, 0 for padding; no padding if `None`.
+    pub attention_mask: Option<Tensor<2, Int>>,
+}
+
+/// The unchecked arguments of an audio model.
+#[derive(Debug, Clone)]
+pub struct AudioArguments {
+    /// `[batch, samples]`, `[batch, frames, mel]` or `[batch, mel, frames]`.
+    pub values: TensorData,
+    /// See [`AudioInputs::attention_mask`].
+    pub attention_mask: Option<TensorData>,
+}
+
+impl AudioInputs {
+    /// Checks the arguments against what the model can take, and puts them on its device.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for no sound, one that is too short or too long, and shapes that do not fit.
+    pub fn new(arguments: &AudioArguments, limits: &AudioLimits, device: &Device) -> Result<Self> {
+        let shape = arguments.values.shape().as_slice();
+        let wrong = |expected: String| Error::input(limits.name, format_args!("shape {shape:?}"), expected);
+        let sizes = match (limits.layout, shape) {
+            (AudioLayout::Waveform { min_samples }, &[batch, samples]) => {
+                if batch == 0 || !(min_samples.max(1)..=MAX_SAMPLES).contains(&samples) {
+                    return Err(wrong(format!("[batch, samples] of {min_samples} to {MAX_SAMPLES} samples")));
+                }
+                [batch, 1, samples]
+            }
+            (AudioLayout::Frames { frames: rows, mel: columns }, &[batch, a, b])
+            | (AudioLayout::Bands { mel: rows, frames: columns }, &[batch, a, b]) => {
+                if batch == 0 || (a, b) != (rows, columns) {
+                    return Err(wrong(format!("[batch, {rows}, {columns}]")));
+                }
+                [batch, a, b]
+            }
+            (AudioLayout::Waveform { .. }, _) => return Err(wrong("[batch, samples]".to_owned())),
+            (AudioLayout::Frames { .. }, _) => return Err(wrong("[batch, frames, mel]".to_owned())),
+            (AudioLayout::Bands { .. }, _) => return Err(wrong("[batch, mel, frames]".to_owned())),
+            (AudioLayout::Views { .. }, _) => return Err(wrong("[batch, views, frames, mel]".to_owned())),
+        };
+        let attention_mask = match &arguments.attention_mask {
+            Some(mask) => {
+                // Spectrograms have a mask over frames, which are either axis.
+                let frames = if let AudioLayout::Frames { frames, .. } = limits.layout { frames } else { sizes[2] };
+                check_shape("attention_mask", mask, &[sizes[0], frames])?;
+                Some(Tensor::from_data(integers("attention_mask", mask, 2)?, device))
+            }
+            None => None,
+        };
+        let (values, dtype) = (arguments.values.clone(), arguments.values.dtype());
+        let values = Tensor::from_data(TensorData::from_bytes(values.into_bytes(), sizes, dtype), device);
+        Ok(Self { values, attention_mask })
+    }
+
+    /// Some rows of the batch.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        Self {
+            values: self.values.clone().narrow(0, rows.start, rows.len()),
+            attention_mask: self.attention_mask.as_ref().map(|mask| mask.clone().narrow(0, rows.start, rows.len())),
+        }
+    }
+}
+
+/// Sounds as several pictures of their frequencies: what CLAP takes.
+#[derive(Debug, Clone)]
+pub struct SpectrogramInputs {
+    /// `[batch, views, frames, mel]`
+    pub input_features: Tensor<4>,
+    /// `[batch, 1]`: 1 where the views after the first are parts of a longer sound; all 0 if `None`.
+    pub is_longer: Option<Tensor<2, Int>>,
+}
+
+/// The unchecked arguments of a model that takes [`SpectrogramInputs`].
+#[derive(Debug, Clone)]
+pub struct SpectrogramArguments {
+    /// See [`SpectrogramInputs::input_features`].
+    pub input_features: TensorData,
+    /// See [`SpectrogramInputs::is_longer`].
+    pub is_longer: Option<TensorData>,
+}
+
+impl SpectrogramInputs {
+    /// Checks the arguments against what the model can take, and puts them on its device.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for no sound, one that is too long, and shapes that do not fit.
+    pub fn new(arguments: &SpectrogramArguments, limits: &AudioLimits, device: &Device) -> Result<Self> {
+        let shape = arguments.input_features.shape().as_slice();
+        let (most, bands) = match limits.layout {
+            AudioLayout::Views { mel, frames } => (frames, mel),
+            _ => (MAX_SPECTROGRAM, shape.last().copied().unwrap_or(0)),
+        };
+        match *shape {
+            [batch, 1 | 4, frames, mel] if batch > 0 && mel == bands && (1..=most).contains(&frames) => {}
+            _ => {
+                let expected = format_args!("[batch, 1 or 4, 1 to {most} frames, {bands}]");
+                return Err(Error::input(limits.name, format_args!("shape {shape:?}"), expected));
+            }
+        }
+        let is_longer = match &arguments.is_longer {
+            Some(longer) => {
+                check_shape("is_longer", longer, &[shape[0], 1])?;
+                Some(Tensor::from_data(integers("is_longer", longer, 2)?, device))
+            }
+            None => None,
+        };
+        Ok(Self { input_features: Tensor::from_data(arguments.input_features.clone(), device), is_longer })
+    }
+}
+
+/// The result of a base model for sounds.
+#[derive(Debug, Clone)]
+pub struct AudioModelOutput {
+    /// `[batch, frames, hidden]`
+    pub last_hidden_state: Tensor<3>,
+    /// `[batch, frames, channels]`: what the convolutions give, normalised; of models that read waveforms.
+    pub extract_features: Option<Tensor<3>>,
+    /// `[batch, hidden]`, if the model has a pooler.
+    pub pooler_output: Option<Tensor<2>>,
+}
+
+/// The result of a base model whose decoder reads text beside sounds.
+#[derive(Debug, Clone)]
+pub struct Seq2SeqModelOutput {
+    /// `[batch, seq, hidden]`
+    pub last_hidden_state: Tensor<3>,
+    /// `[batch, frames, hidden]`
+    pub encoder_last_hidden_state: Tensor<3>,
+}
+
+/// What a model of speech and text can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpeechToTextLimits {
+    /// Its encoder.
+    pub audio: AudioLimits,
+    /// Its decoder.
+    pub text: TextLimits,
+}
+
+/// Sounds to hidden states: HF's `AutoModel` for sounds.
+pub trait AudioModel: PretrainedModel {
+    /// The encoder.
+    fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> AudioModelOutput;
+}
+
+/// Scores for the token that sounds at every frame, or none: connectionist temporal classification.
+pub trait CtcModel: PretrainedModel {
+    /// Frames that a sound of this many samples makes.
+    fn frames(&self, samples: usize) -> usize;
+
+    /// # Shapes
+    /// - output: `[batch, frames, vocab]`
+    fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> Tensor<3>;
+}
+
+/// Scores for the labels of a whole sound.
+pub trait AudioClassifier: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, labels]`
+    fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> Tensor<2>;
+}
+
+/// Scores for the labels of every frame.
+pub trait AudioFrameClassifier: PretrainedModel {
+    /// # Shapes
+    /// - output: `[batch, frames, labels]`
+    fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> Tensor<3>;
+}
+
+/// Sounds and the beginning of a text to hidden states: HF's `AutoModel` for speech.
+pub trait SpeechSeq2SeqModel: PretrainedModel {
+    /// Encoder and decoder.
+    fn forward(&self, audio: &AudioInputs, text: &TextInputs, record: &mut Record) -> Seq2SeqModelOutput;
+}
+
+/// Scores for the next token of what is said: HF's `AutoModelForSpeechSeq2Seq`.
+pub trait SpeechToText: ConditionalLm {
+    /// The encoder.
+    fn encode(&self, inputs: &AudioInputs, record: &mut Record) -> Encoded;
+}
