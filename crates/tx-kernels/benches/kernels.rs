@@ -5,10 +5,11 @@
 
 use std::hint::black_box;
 
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use tx_kernels::{AttentionOptions, Mask, Pairs, Pointwise};
+use tx_kernels::{AttentionOptions, Epilogue, Mask, Pairs, Pointwise};
 
 fn main() {
     tx_kernels::keep_freed_memory();
@@ -114,6 +115,43 @@ fn product(bencher: Bencher, rows: usize, steps: usize, columns: usize, stored: 
     bencher
         .counter(ItemsCount::new(2 * rows * steps * columns))
         .bench_local(|| tx_kernels::linear(x.clone(), w.clone(), Some(b.clone()), Some(Pointwise::Gelu)));
+}
+
+/// Products of MiniLM: `(rows, steps, columns)`.
+#[divan::bench(args = [(256, 384, 384), (1024, 384, 384), (1024, 384, 1536), (1024, 1536, 384)])]
+fn linear_minilm(bencher: Bencher, (rows, steps, columns): (usize, usize, usize)) {
+    product(bencher, rows, steps, columns, Stored::F32);
+}
+
+/// Convolutions of ResNet-50, of ConvNeXT and of wav2vec2: `(input channels, output channels, groups, height, width, kernel
+/// height, kernel width, stride)`.
+#[divan::bench(args = [
+    (3, 64, 1, 224, 224, 7, 7, 2),
+    (64, 64, 1, 56, 56, 3, 3, 1),
+    (256, 64, 1, 56, 56, 1, 1, 1),
+    (128, 128, 1, 28, 28, 3, 3, 1),
+    (256, 256, 1, 14, 14, 3, 3, 1),
+    (1024, 256, 1, 14, 14, 1, 1, 1),
+    (512, 512, 1, 7, 7, 3, 3, 1),
+    (512, 2048, 1, 7, 7, 1, 1, 1),
+    (96, 96, 96, 56, 56, 7, 7, 1),
+    (1, 512, 1, 1, 16000, 1, 10, 5),
+    (512, 512, 1, 1, 3199, 1, 3, 2),
+    (768, 768, 16, 1, 499, 1, 128, 1),
+])]
+fn conv2d(
+    bencher: Bencher,
+    (input, output, groups, height, width, kh, kw, stride): (usize, usize, usize, usize, usize, usize, usize, usize),
+) {
+    let (x, w, b) = (random([1, input, height, width]), random([output, input / groups, kh, kw]), random([output]));
+    let strides = if height == 1 { [1, stride] } else { [stride, stride] };
+    let padding = if height == 1 && groups == 1 { [0, 0] } else { [kh / 2, kw / 2] };
+    let options = ConvOptions::new(strides, padding, [1, 1], groups);
+    let epilogue = || Epilogue { shift: Some(b.clone()), act: Some(Pointwise::Relu), ..Epilogue::default() };
+    let run = || tx_kernels::conv2d(x.clone(), w.clone(), &options, epilogue());
+    let [_, _, rows, columns] = run().dims();
+    let operations = 2 * rows * columns * output * input / groups * kh * kw;
+    bencher.counter(ItemsCount::new(operations)).bench_local(run);
 }
 
 #[divan::bench(args = [(1, 16), (1, 128), (8, 128), (1, 512), (1, 2048)])]

@@ -5,6 +5,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor};
 
 use crate::Pointwise;
+#[cfg(feature = "flex")]
+use crate::cpu;
 
 /// What is done to the result of a convolution while it is at hand: `act(y · scale + shift + residual)`.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,10 @@ pub struct Epilogue {
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, options: &ConvOptions<2>, epilogue: Epilogue) -> Tensor<4> {
     let dtype = x.dtype();
     let weight = if weight.dtype() == dtype { weight } else { weight.cast(dtype) };
+    #[cfg(feature = "flex")]
+    if let Some(y) = cpu::conv2d(&x, &weight, options, &epilogue) {
+        return y;
+    }
     let per_channel = |x: Tensor<1>| {
         let channels = x.dims()[0];
         x.reshape([1, channels, 1, 1])

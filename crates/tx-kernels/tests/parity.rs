@@ -1,11 +1,12 @@
 //! Every operation on its fast body against its reference body, over odd sizes, strides and dtypes.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use tx_kernels::{
-    AttentionOptions, Mask, Pairs, Pointwise, attention, attention_weights, dequantize, embedding, layer_norm, linear,
-    linear_transposed, linears, quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference,
-    write_rows,
+    AttentionOptions, Epilogue, Mask, Pairs, Pointwise, attention, attention_weights, conv2d, dequantize, embedding,
+    layer_norm, linear, linear_transposed, linears, quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu,
+    with_reference, write_rows,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -45,6 +46,49 @@ fn linear_takes_every_size_and_dtype() {
                 agree(turned, 2e-6, &what);
             }
         }
+    }
+}
+
+#[test]
+fn linear_takes_many_rows() {
+    for (rows, steps, columns) in [(600, 100, 70), (1030, 33, 129), (530, 1700, 40), (777, 16, 16)] {
+        let (x, w, b) = (random([rows, steps]), random([columns, steps]), random([columns]));
+        for dtype in [DType::F32, DType::BF16] {
+            let w = w.clone().cast(dtype);
+            let y = || linear(x.clone(), w.clone(), Some(b.clone()), Some(Pointwise::Relu));
+            agree(y, 2e-6, &format!("{rows}×{steps}×{columns} {dtype:?}"));
+        }
+    }
+}
+
+#[test]
+fn convolutions_take_every_shape() {
+    // Input, output channels and groups; height and width; kernel; stride; padding; dilation.
+    let cases = [
+        ((3, 5, 1), [9, 11], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
+        ((3, 64, 1), [37, 23], [7, 7], [2, 2], [(3, 3), (3, 3)], [1, 1]),
+        ((64, 100, 1), [8, 9], [1, 1], [1, 1], [(0, 0), (0, 0)], [1, 1]),
+        ((64, 40, 1), [8, 9], [1, 1], [2, 2], [(0, 0), (0, 0)], [1, 1]),
+        ((6, 4, 2), [10, 7], [2, 3], [1, 2], [(0, 1), (2, 0)], [2, 1]),
+        ((8, 8, 8), [12, 13], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
+        ((8, 8, 8), [12, 13], [3, 3], [2, 2], [(0, 1), (0, 1)], [1, 1]),
+        ((8, 8, 8), [12, 5], [7, 7], [1, 1], [(3, 3), (3, 3)], [1, 1]),
+        ((1, 7, 1), [1, 400], [1, 10], [1, 5], [(0, 0), (0, 0)], [1, 1]),
+        ((32, 200, 1), [1, 77], [1, 80], [1, 1], [(0, 0), (40, 39)], [1, 1]),
+        ((4, 4, 1), [5, 5], [3, 3], [1, 1], [(4, 4), (4, 4)], [4, 4]),
+    ];
+    for ((input, output, groups), [height, width], [kh, kw], stride, padding, dilation) in cases {
+        let options = ConvOptions::new_with_padding(stride, padding, dilation, groups);
+        let (x, w) = (random([2, input, height, width]), random([output, input / groups, kh, kw]));
+        let what = format!("{input} to {output} by {kh}×{kw}");
+        let plain = || conv2d(x.clone(), w.clone(), &options, Epilogue::default());
+        agree(plain, 2e-6, &what);
+        let (scale, shift, residual) = (random([output]), random([output]), random(plain().dims()));
+        let all = || {
+            let (scale, shift, residual) = (Some(scale.clone()), Some(shift.clone()), Some(residual.clone()));
+            conv2d(x.clone(), w.clone(), &options, Epilogue { scale, shift, residual, act: Some(Pointwise::Gelu) })
+        };
+        agree(all, 2e-6, &what);
     }
 }
 

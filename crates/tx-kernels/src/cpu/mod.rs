@@ -10,6 +10,8 @@
 //! | `tile.rs` | the register tile of all products of f32 |
 //! | `panels.rs` | rearranging rows for it |
 //! | `product.rs` | products with weights of every dtype |
+//! | `lanes.rs` | products with the columns of the result in the lanes |
+//! | `conv.rs` | convolutions |
 //! | `dots.rs` | the same for few rows |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
@@ -19,7 +21,9 @@
 //! | `ssm.rs` | state space models, from tensors to kernels |
 
 mod attention;
+mod conv;
 mod dots;
+mod lanes;
 mod panels;
 pub mod product;
 pub mod quantized;
@@ -32,16 +36,18 @@ mod transposed;
 use burn::backend::flex::{FlexQTensor, FlexTensor, Layout};
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
 use burn::tensor::kind::Basic;
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bytes, DType, Int, Shape, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use self::attention::{Attention, View};
+use self::conv::{Axes, Conv};
 use self::product::{Factor, Out, Weight, parallel};
 pub use self::scratch::Lines;
 use self::scratch::{Aligned, Scratch};
 use self::transposed::Transposed;
-use crate::{AttentionOptions, Pairs, Pointwise, reference};
+use crate::{AttentionOptions, Epilogue, Pairs, Pointwise, reference};
 
 /// Elements per task of a kernel that goes element by element: they stay in the nearest caches.
 const CHUNK: usize = 1 << 14;
@@ -385,6 +391,66 @@ pub fn linear_transposed<const D: usize>(
         |out: Out| Transposed { x: slice(&x), steps, weight, columns, bias: bias.as_ref().map(slice), act, out };
     // SAFETY: every row of x has a row of the result.
     Some(unsafe { create(shape, |out| product(out).run()) })
+}
+
+/// A convolution, and what follows it.
+pub fn conv2d(x: &Tensor<4>, weight: &Tensor<4>, options: &ConvOptions<2>, epilogue: &Epilogue) -> Option<Tensor<4>> {
+    let ([batch, channels, height, width], [out, inputs, kernel_height, kernel_width]) = (x.dims(), weight.dims());
+    let (groups, kernel) = (options.groups, [kernel_height, kernel_width]);
+    let input = [height, width];
+    let mut output = [0; 2];
+    for axis in 0..2 {
+        let padded = input[axis] + options.padding[axis].0 + options.padding[axis].1;
+        let reach = options.dilation[axis] * (kernel[axis].checked_sub(1)?) + 1;
+        output[axis] = padded.checked_sub(reach)? / options.stride[axis] + 1;
+    }
+    let shape = [batch, out, output[0], output[1]];
+    let per_channel = |x: &Option<Tensor<1>>| x.as_ref().is_none_or(|x| x.dims() == [out]);
+    let fits = inputs > 0
+        && channels == groups * inputs
+        && out.is_multiple_of(groups)
+        && per_channel(&epilogue.scale)
+        && per_channel(&epilogue.shift)
+        && epilogue.residual.as_ref().is_none_or(|residual| residual.dims() == shape);
+    if !fits {
+        return None;
+    }
+    let (x, weight) = (floats(x)?, floats(weight)?);
+    let scale = given(&epilogue.scale)?;
+    let shift = given(&epilogue.shift)?;
+    let residual = given(&epilogue.residual)?;
+    let conv = |out_to: Out| Conv {
+        x: slice(&x),
+        weight: slice(&weight),
+        batch,
+        groups,
+        inputs,
+        outputs: out / groups,
+        axes: Axes {
+            input,
+            output,
+            kernel,
+            stride: options.stride,
+            padding: options.padding_begin(),
+            dilation: options.dilation,
+        },
+        scale: scale.as_ref().map(slice),
+        shift: shift.as_ref().map(slice),
+        residual: residual.as_ref().map(slice),
+        act: epilogue.act,
+        out: out_to,
+    };
+    // SAFETY: every channel and pixel of the result is written.
+    Some(unsafe { create(shape, |out| conv(out).run()) })
+}
+
+/// The elements of a tensor if it is given; `None` if it is not what [`floats`] takes.
+#[expect(clippy::option_option, reason = "not there is not the same as not taken")]
+fn given<const D: usize>(x: &Option<Tensor<D>>) -> Option<Option<FlexTensor>> {
+    match x {
+        Some(x) => floats(x).map(Some),
+        None => Some(None),
+    }
 }
 
 /// What a [`View`] of a tensor with three or four axes needs: elements of the last axis beside each other.

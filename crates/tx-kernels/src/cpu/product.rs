@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::lanes::{self, Strip};
 use super::panels::{self, Panel, Panels};
 use super::quantized::{self, Quantized};
 use super::tile::{self, Broadcast};
@@ -25,6 +26,15 @@ const COPY_PANELS: usize = 2;
 
 /// Rows up to which dot products may be faster than panels.
 const FEW_ROWS: usize = 48;
+
+/// As many columns for each row are fewer than turning the rows of `x` costs.
+const MANY_ROWS: usize = 2;
+
+/// Rows that use a turned block of a weight.
+const WIDE_ROWS: usize = 512;
+
+/// Steps of a turned block, at most.
+const STRIP: usize = 1536;
 
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +104,8 @@ pub unsafe fn product(x: &[f32], steps: usize, factors: &[Factor<'_>], act: Opti
         }
         if !floats.is_empty() && few(rows) {
             dots(x, rows, steps, &floats, act);
+        } else if floats.iter().map(|factor| factor.columns).sum::<usize>() < MANY_ROWS * rows {
+            wide(x, rows, steps, &floats, act);
         } else if !floats.is_empty() {
             paneled(x, rows, steps, &floats, act);
         }
@@ -230,6 +242,76 @@ unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: 
     }
     // SAFETY: as above.
     unsafe { panels::unpack(block, count, panel.width, &into[..panel.rows]) };
+}
+
+/// Many rows: blocks of the weights are turned, and the rows read where they lie.
+///
+/// # Safety
+/// As [`product`].
+unsafe fn wide(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
+    let blocks: Vec<(usize, usize)> = factors
+        .iter()
+        .enumerate()
+        .flat_map(|(i, f)| (0..f.columns).step_by(lanes::PANEL).map(move |column| (i, column)))
+        .collect();
+    let groups = (rows / WIDE_ROWS).max(1);
+    let cut = |group: usize| group * rows / groups;
+    parallel(groups * blocks.len(), |task| {
+        let (factor, column) = blocks[task % blocks.len()];
+        let first = cut(task / blocks.len());
+        let x = &x[first * steps..cut(task / blocks.len() + 1) * steps];
+        macerator::AutoArch::new().dispatch(Wide { x, first, steps, factor: &factors[factor], column, act });
+    });
+}
+
+/// A block of columns of a factor, for some rows.
+struct Wide<'a> {
+    x: &'a [f32],
+    /// The first of the rows.
+    first: usize,
+    steps: usize,
+    factor: &'a Factor<'a>,
+    column: usize,
+    act: Option<Pointwise>,
+}
+
+impl WithSimd for Wide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Self { x, first, steps, factor, column, act } = self;
+        let count = lanes::PANEL.min(factor.columns - column);
+        let width = lanes::padded::<S>(count);
+        let pack = |range: std::ops::Range<usize>, packed: &mut [f32]| {
+            let length = range.len();
+            let in_place = matches!(factor.weight, Weight::F32(_));
+            let mut copy = Scratch::<f32>::take(if in_place { 0 } else { count * length });
+            let mut columns: [&[f32]; lanes::PANEL] = [&[]; lanes::PANEL];
+            if let Weight::F32(w) = factor.weight {
+                for (i, to) in columns[..count].iter_mut().enumerate() {
+                    *to = &w[(column + i) * steps + range.start..(column + i) * steps + range.end];
+                }
+            } else {
+                for (i, copy) in copy.chunks_exact_mut(length).enumerate() {
+                    factor.weight.widen(column + i, steps, range.clone(), copy);
+                }
+                columns.iter_mut().zip(copy.chunks_exact(length)).for_each(|(to, column)| *to = column);
+            }
+            panels::pack(&columns[..count], length, width, packed);
+            Strip { start: packed.as_ptr(), stride: width }
+        };
+        let finish = |row: usize, sums: &mut [f32]| {
+            let bias = factor.bias.map(|bias| &bias[column..column + count]);
+            // SAFETY: this task alone writes these columns of these rows.
+            unsafe {
+                let range = column..column + count;
+                lanes::write_rows(sums, width, bias, act, factor.out, factor.columns, first + row, range);
+            }
+        };
+        // SAFETY: the panel has `width` columns at each step.
+        unsafe { lanes::product::<S>(x, steps, width, STRIP, pack, finish) };
+    }
 }
 
 /// # Safety

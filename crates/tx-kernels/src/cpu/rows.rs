@@ -94,6 +94,15 @@ pub fn pointwise(act: Pointwise, x: &mut [f32]) {
 }
 
 multiversion! {
+    /// `to[i] += factor · from[i · stride]`, as far as both go.
+    pub fn add_scaled(factor: f32, from: &[f32], stride: usize, to: &mut [f32]) {
+        if stride == 1 {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = factor.mul_add(*from, *to));
+        } else {
+            to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = factor.mul_add(*from, *to));
+        }
+    }
+
     /// GELU with the error function, in place.
     pub fn gelu(x: &mut [f32]) {
         for x in x {

@@ -1,0 +1,218 @@
+//! Products with the columns of the result in the lanes of vectors: rows are read where they lie, one element at a time,
+//! and multiplied with a panel of columns, so that the result comes out in rows.
+
+use std::ops::Range;
+
+use macerator::{Scalar, Simd, Vector};
+
+use super::product::Out;
+use super::{Scratch, rows};
+use crate::Pointwise;
+
+/// The most columns of a panel.
+pub const PANEL: usize = 64;
+
+/// The most rows of a tile.
+const ROWS: usize = 6;
+
+/// Rows whose sums are held at a time: they stay in the nearest caches.
+const GROUP: usize = 16 * ROWS;
+
+/// Some steps of a panel: `w[step][column]`, steps `stride` elements apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Strip {
+    pub start: *const f32,
+    pub stride: usize,
+}
+
+/// `sums[row][column] = Σ_step x[row][step] · w[step][column]` for all rows of `x: [rows, steps]`.
+///
+/// `pack` gives the panel for some steps, at most `strip` of them at a time; it may write it into the memory it is given,
+/// `strip · width` elements. `finish` is called with the first of some rows and their sums, `[rows][width]`.
+///
+/// # Safety
+/// What `pack` gives is valid for `width` elements at each of its steps.
+#[inline(always)]
+pub unsafe fn product<S: Simd>(
+    x: &[f32],
+    steps: usize,
+    width: usize,
+    strip: usize,
+    mut pack: impl FnMut(Range<usize>, &mut [f32]) -> Strip,
+    mut finish: impl FnMut(usize, &mut [f32]),
+) {
+    let rows = x.len() / steps.max(1);
+    let strip = strip.min(steps);
+    let mut packed = Scratch::<f32>::take(strip * width);
+    if strip == steps {
+        let w = pack(0..steps, &mut packed);
+        let mut sums = Scratch::<f32>::take(rows.min(GROUP) * width);
+        for first in (0..rows).step_by(GROUP) {
+            let count = GROUP.min(rows - first);
+            let sums = &mut sums[..count * width];
+            // SAFETY: each row has all steps, and a line of sums.
+            unsafe { add::<S, true>(&x[first * steps..], steps, count, w, 0..steps, width, sums) };
+            finish(first, sums);
+        }
+        return;
+    }
+    let mut sums = Scratch::<f32>::take(rows * width);
+    sums.fill(0.0);
+    for from in (0..steps).step_by(strip) {
+        let range = from..steps.min(from + strip);
+        let w = pack(range.clone(), &mut packed);
+        // SAFETY: as above.
+        unsafe { add::<S, false>(x, steps, rows, w, range, width, &mut sums) };
+    }
+    finish(0, &mut sums);
+}
+
+/// Adds the products over some steps to the sums of `count` rows, or sets the sums to them if they are `NEW`.
+///
+/// # Safety
+/// Each of the rows has `steps` elements, `w` is valid for `width` elements at each step of the range, and there are
+/// `count · width` sums.
+#[inline(always)]
+unsafe fn add<S: Simd, const NEW: bool>(
+    x: &[f32],
+    steps: usize,
+    count: usize,
+    w: Strip,
+    range: Range<usize>,
+    width: usize,
+    sums: &mut [f32],
+) {
+    let tiles = count.div_ceil(ROWS);
+    for tile in 0..tiles {
+        // Tiles of equal height, as far as that goes.
+        let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
+        let tile = Tile { x: x[start * steps + range.start..].as_ptr(), row: steps, w, steps: range.len(), width };
+        let sums = sums[start * width..end * width].as_mut_ptr();
+        // SAFETY: as above.
+        unsafe {
+            match end - start {
+                1 => tile.rows::<S, 1, NEW>(sums),
+                2 => tile.rows::<S, 2, NEW>(sums),
+                3 => tile.rows::<S, 3, NEW>(sums),
+                4 => tile.rows::<S, 4, NEW>(sums),
+                5 => tile.rows::<S, 5, NEW>(sums),
+                _ => tile.rows::<S, ROWS, NEW>(sums),
+            }
+        }
+    }
+}
+
+/// Some rows, and a panel.
+#[derive(Clone, Copy)]
+struct Tile {
+    x: *const f32,
+    /// Elements from one row to the next.
+    row: usize,
+    w: Strip,
+    steps: usize,
+    width: usize,
+}
+
+impl Tile {
+    /// All columns of the panel, as many vectors at a time as registers allow.
+    ///
+    /// # Safety
+    /// As [`add`], for `R` rows.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const R: usize, const NEW: bool>(self, sums: *mut f32) {
+        let lanes = <f32 as Scalar>::lanes::<S>();
+        let most = if lanes >= 16 || cfg!(target_arch = "aarch64") { 4 } else { 2 };
+        let mut column = 0;
+        while column < self.width {
+            let vectors = ((self.width - column) / lanes).min(most);
+            // SAFETY: the panel is a whole number of vectors wide.
+            unsafe {
+                match vectors {
+                    4 => self.vectors::<S, R, 4, NEW>(column, sums),
+                    2 | 3 => self.vectors::<S, R, 2, NEW>(column, sums),
+                    _ => self.vectors::<S, R, 1, NEW>(column, sums),
+                }
+            }
+            column += lanes * if vectors == 3 { 2 } else { vectors.max(1) };
+        }
+    }
+
+    /// `V` vectors of columns from `column` on.
+    ///
+    /// # Safety
+    /// As [`Tile::rows`].
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const R: usize, const V: usize, const NEW: bool>(self, column: usize, sums: *mut f32) {
+        let Self { x, row, w, steps, width } = self;
+        let lanes = <f32 as Scalar>::lanes::<S>();
+        // SAFETY: as above.
+        unsafe {
+            let line = |r: usize, v: usize| sums.add(r * width + column + v * lanes);
+            let mut totals: [[Vector<S, f32>; V]; R] = [[0f32.splat(); V]; R];
+            if !NEW {
+                for (r, totals) in totals.iter_mut().enumerate() {
+                    for (v, total) in totals.iter_mut().enumerate() {
+                        *total = f32::vload_unaligned(line(r, v));
+                    }
+                }
+            }
+            let mut w_at = w.start.add(column);
+            for k in 0..steps {
+                let mut columns = [0f32.splat::<S>(); V];
+                for (v, column) in columns.iter_mut().enumerate() {
+                    *column = f32::vload_unaligned(w_at.add(v * lanes));
+                }
+                w_at = w_at.wrapping_add(w.stride);
+                for (r, totals) in totals.iter_mut().enumerate() {
+                    let x: Vector<S, f32> = (*x.add(r * row + k)).splat();
+                    for (total, &column) in totals.iter_mut().zip(&columns) {
+                        *total = column.mul_add(x, *total);
+                    }
+                }
+            }
+            for (r, totals) in totals.into_iter().enumerate() {
+                for (v, total) in totals.into_iter().enumerate() {
+                    f32::vstore_unaligned::<S>(line(r, v), total);
+                }
+            }
+        }
+    }
+}
+
+/// Columns with those that fill the last vector.
+pub fn padded<S: Simd>(columns: usize) -> usize {
+    columns.next_multiple_of(<f32 as Scalar>::lanes::<S>())
+}
+
+/// Adds the bias to sums `[rows][width]`, applies the activation and writes them as columns of `out: [.., columns]`.
+///
+/// # Safety
+/// `out` has these rows from `first` on, and nothing else refers to them in these columns.
+#[expect(clippy::too_many_arguments, reason = "what a product ends with")]
+#[inline(always)]
+pub unsafe fn write_rows(
+    sums: &mut [f32],
+    width: usize,
+    bias: Option<&[f32]>,
+    act: Option<Pointwise>,
+    out: Out,
+    columns: usize,
+    first: usize,
+    range: Range<usize>,
+) {
+    if let Some(bias) = bias {
+        for line in sums.chunks_exact_mut(width) {
+            line.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+        }
+    }
+    if let Some(act) = act {
+        rows::pointwise(act, sums);
+    }
+    for (row, line) in sums.chunks_exact(width).enumerate() {
+        // SAFETY: as above.
+        unsafe {
+            let to = out.get().add((first + row) * columns + range.start);
+            to.copy_from_nonoverlapping(line.as_ptr(), range.len());
+        }
+    }
+}
