@@ -6,14 +6,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Write;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tx_core::error::Error;
 use tx_core::tokenizer::{SpecialToken, SpecialTokens};
+use tx_core::weights::save::MAX_SHARD_SIZE;
+use tx_core::weights::synth::Recipe;
 use tx_text::chat::{ChatOptions, ChatTemplate, Message, NaiveDateTime};
 
 /// `cases.json`
@@ -136,4 +140,49 @@ fn templates_are_shared() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(texts.iter().all(|text| text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), "{texts:?}");
+}
+
+#[test]
+fn a_conversation_goes_on_after_a_text_that_does_not_fit() {
+    let model = tempfile::tempdir().unwrap();
+    // A GPT-2 of 60 words and 40 positions.
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation/gpt2");
+    for file in ["config.json", "generation_config.json"] {
+        fs::copy(data.join(file), model.path().join(file)).unwrap();
+    }
+    Recipe::from_file(&data.join("weights.json")).unwrap().write(model.path(), MAX_SHARD_SIZE).unwrap();
+    let vocab: Map<String, Value> = (0..60).map(|id| (format!("w{id}"), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w0" },
+    });
+    fs::write(model.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let class = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+    fs::write(model.path().join("tokenizer_config.json"), class.to_string()).unwrap();
+    let template = "{% for m in messages %}{{ m.content }} {% endfor %}";
+    fs::write(model.path().join("chat_template.jinja"), template).unwrap();
+
+    let chat = |lines: &str, more: &[&str]| {
+        let mut command = Command::new(tx_tests::tx().unwrap());
+        command.args(["chat", "--no-sample", "--model"]).arg(model.path()).args(more);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        assert!(output.status.success(), "{err}");
+        (out, err)
+    };
+    let long = "w9 ".repeat(60);
+    let four = ["--max-new-tokens", "4"];
+    let (out, err) = chat(&format!("w7 w8 w9\n{long}\nw11\n"), &four);
+    assert!(err.contains("input_ids: ") && err.contains("at most 40") && err.contains("/reset"), "{err}");
+    // The answers are those of a conversation without the long text.
+    assert_eq!(chat("w7 w8 w9\nw11\n", &four).0, out);
+    assert_eq!(out.lines().count(), 2, "{out}");
+    // Without a number of tokens, an answer takes what the context has left, after which nothing fits.
+    let (out, err) = chat("w7 w8 w9\n/reset\nw7 w8 w9\n", &[]);
+    let answers: Vec<&str> = out.lines().collect();
+    assert!(answers.len() == 2 && answers[0] == answers[1] && !err.contains("input_ids"), "{out} {err}");
 }

@@ -204,6 +204,34 @@ MODELS = [
         dict(vocab_size=60, hidden_size=32, state_size=8, num_hidden_layers=2, conv_kernel=4, expand=2),
         COMMON + [greedy("one-token-prompt", lengths=(1,)), beams("beams-4", num_beams=4)],
     ),
+    # Sequences that outgrow the length from which on rotations are others. Rows are of one length: Python counts padding
+    # when it drops its cache, and does not when it rotates.
+    Model(
+        "phi3",
+        "Phi3ForCausalLM",
+        SIZES
+        | dict(
+            original_max_position_embeddings=16,
+            rope_parameters=dict(
+                rope_type="longrope",
+                rope_theta=1000.0,
+                short_factor=[1.0, 1.1, 1.25, 1.5],
+                long_factor=[1.5, 3.0, 5.5, 8.0],
+                original_max_position_embeddings=16,
+            ),
+        ),
+        [
+            greedy("greedy", ()),
+            greedy("greedy-batch", (), lengths=(9, 9, 9)),
+            greedy("greedy-short", (), max_new_tokens=9),
+            greedy("greedy-to-the-length", (), lengths=(16,)),
+            greedy("greedy-long", (), lengths=(20,)),
+            greedy("greedy-ends", (), (8, 8, 8), True, eos_token_id=[2, 9, 17, 23]),
+            beams("beams-4", num_beams=4),
+            beams("beams-batch", lengths=(8, 8)),
+        ],
+        {"lm_head": 0.6},
+    ),
 ]
 
 

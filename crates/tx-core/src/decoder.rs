@@ -66,6 +66,11 @@ pub trait Decoder: Module + ModuleDisplay + Send + Sync + std::fmt::Debug + 'sta
     /// What each layer keeps of the tokens it has seen.
     fn cache_kinds(&self) -> Vec<CacheKind>;
 
+    /// See [`CausalLm::restarts_at`].
+    fn restarts_at(&self) -> Option<usize> {
+        None
+    }
+
     /// # Shapes
     /// - input_ids: `[batch, seq]`
     /// - output: `[batch, seq, hidden]`
@@ -137,6 +142,10 @@ impl<M: Decoder> Pretrained for ForCausalLm<M> {
 impl<M: Decoder> CausalLm for ForCausalLm<M> {
     fn cache_kinds(&self) -> Vec<CacheKind> {
         self.model.cache_kinds()
+    }
+
+    fn restarts_at(&self) -> Option<usize> {
+        self.model.restarts_at()
     }
 
     fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {

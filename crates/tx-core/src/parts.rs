@@ -250,6 +250,10 @@ impl<M: CausalLm> CausalLm for InParts<M> {
         self.model.cache_kinds()
     }
 
+    fn restarts_at(&self) -> Option<usize> {
+        self.model.restarts_at()
+    }
+
     fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         self.model.embed(input_ids)
     }

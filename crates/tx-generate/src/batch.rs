@@ -15,19 +15,37 @@ pub(crate) struct Batch<'m> {
     model: &'m dyn CausalLm,
     device: &'m Device,
     cache: Cache,
-    /// Positions of padding before the tokens of each row.
+    /// Positions that fit into the cache before anything is copied.
+    capacity: usize,
+    /// Positions of each row that go through the model at once; all if `None`.
+    chunk: Option<usize>,
+    /// Where in the cache each row lies. Rows are put at other places in name only, see [`Cache::reorder`].
+    places: Vec<usize>,
+    /// Positions of padding at each place.
     padding: Vec<usize>,
+    /// What was seen at each place, padding included, if the model may have to see it again.
+    seen: Vec<Vec<u32>>,
 }
 
 impl<'m> Batch<'m> {
-    /// Rows that have seen nothing. `capacity` positions fit before anything is copied.
-    pub(crate) fn new(model: &'m dyn CausalLm, device: &'m Device, padding: Vec<usize>, capacity: usize) -> Self {
-        Self { model, device, cache: Cache::new(&model.cache_kinds(), capacity), padding }
+    /// Rows that have seen nothing.
+    pub(crate) fn new(call: &Call<'m>, model: &'m dyn CausalLm, padding: Vec<usize>) -> Self {
+        let capacity = call.capacity();
+        Self {
+            model,
+            device: call.device,
+            cache: Cache::with_precision(&model.cache_kinds(), capacity, call.precision),
+            capacity,
+            chunk: call.config.prefill_chunk_size,
+            places: (0..padding.len()).collect(),
+            seen: vec![Vec::new(); padding.len()],
+            padding,
+        }
     }
 
-    /// One row that goes on where a cache ends.
-    pub(crate) fn resume(model: &'m dyn CausalLm, device: &'m Device, cache: Cache) -> Self {
-        Self { model, device, cache, padding: vec![0] }
+    /// One row that has seen some tokens and goes on where its cache ends.
+    fn resume(call: &Call<'m>, cache: Cache, seen: &[u32]) -> Self {
+        Self { cache, seen: vec![seen.to_vec()], ..Self::new(call, call.model, vec![0]) }
     }
 
     /// What was kept of the rows.
@@ -37,6 +55,7 @@ impl<'m> Batch<'m> {
 
     /// Goes back to what was kept of the same rows earlier.
     pub(crate) fn restore(&mut self, cache: Cache) {
+        self.seen.iter_mut().for_each(|seen| seen.truncate(cache.length()));
         self.cache = cache;
     }
 
@@ -52,46 +71,89 @@ impl<'m> Batch<'m> {
 
     /// Puts row `rows[i]` at place `i`; a row may have several places, or none.
     pub(crate) fn take(&mut self, rows: &[usize]) {
-        self.cache.reorder(rows);
-        self.padding = rows.iter().map(|&row| self.padding[row]).collect();
+        let named: Vec<usize> = rows.iter().map(|&row| self.places[row]).collect();
+        let order = self.cache.reorder(&named);
+        self.padding = order.iter().map(|&row| self.padding[named[row]]).collect();
+        self.seen = order.iter().map(|&row| self.seen[named[row]].clone()).collect();
+        self.places = vec![0; order.len()];
+        for (place, row) in order.into_iter().enumerate() {
+            self.places[row] = place;
+        }
     }
 
     /// Forgets all but the first `length` positions. Returns whether it could.
     pub(crate) fn truncate(&mut self, length: usize) -> bool {
-        let can = self.cache.can_truncate(length);
+        let outgrew = |at: usize| length <= at && self.length() > at;
+        let can = self.cache.can_truncate(length) && !self.model.restarts_at().is_some_and(outgrew);
         if can {
             self.cache.truncate(length);
+            self.seen.iter_mut().for_each(|seen| seen.truncate(length));
         }
         can
     }
 
     /// The scores of what follows each of the last `keep` tokens: `[rows, keep, vocab]`, row-major.
     ///
-    /// `ids` are the next tokens, `[rows, seq]`, row-major. At most `chunk` of each row go through the model at once.
+    /// `ids` are the next tokens, `[rows, seq]`, row-major.
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails.
-    pub(crate) fn forward(&mut self, ids: &[u32], keep: usize, chunk: Option<usize>) -> Result<Vec<f32>> {
-        let seq = ids.len() / self.padding.len().max(1);
-        let chunk = chunk.unwrap_or(seq).max(1);
+    pub(crate) fn forward(&mut self, ids: &[u32], keep: usize) -> Result<Vec<f32>> {
+        let (lines, least) = self.lines(ids);
+        let seq = lines.first().map_or(0, Vec::len);
+        let chunk = self.chunk.unwrap_or(seq).max(1);
         let columns = |range: std::ops::Range<usize>| -> Vec<i64> {
-            ids.chunks_exact(seq.max(1)).flat_map(|row| &row[range.clone()]).map(|&id| i64::from(id)).collect()
+            lines.iter().flat_map(|line| &line[range.clone()]).map(|&id| i64::from(id)).collect()
         };
         let mut start = 0;
-        while seq - start > chunk.max(keep) {
+        loop {
+            let chunk = if start == 0 && least > 0 { chunk.max(least + keep) } else { chunk };
+            if seq - start <= chunk.max(keep) {
+                break;
+            }
             // As many as `keep` stay for the last pass, whose scores are looked at.
             let end = start + chunk.min(seq - start - keep);
             drop(self.decode(columns(start..end), end - start));
             start = end;
         }
         let seq = seq - start;
-        let x = self.decode(columns(start..start + seq), seq);
-        let logits = self.model.head(x.narrow(1, seq - keep, keep)); // [rows, keep, vocab]
+        let x = self.decode(columns(start..start + seq), seq).narrow(1, seq - keep, keep);
+        let x = if self.places.is_sorted() {
+            x
+        } else {
+            let places: Vec<i64> = self.places.iter().map(|&place| place as i64).collect();
+            x.select(0, Tensor::<1, Int>::from_data(places.as_slice(), self.device))
+        };
+        let logits = self.model.head(x); // [rows, keep, vocab]
         logits.try_into_vec_as::<f32>().map_err(|e| Error::Device {
             device: format!("{:?}", self.device),
             reason: format!("the result cannot be read: {e}"),
             available: device::available().join(", "),
         })
+    }
+
+    /// The tokens that are sent through the model at each place, of which `ids` are the last ones of each row, and how many
+    /// of them are sent at once at least.
+    ///
+    /// They are all tokens of sequences that outgrow a length, see [`CausalLm::restarts_at`]. So many go together that no
+    /// token takes the sequence for a shorter one.
+    fn lines(&mut self, ids: &[u32]) -> (Vec<Vec<u32>>, usize) {
+        let new = ids.len() / self.places.len().max(1);
+        let mut lines = vec![Vec::new(); self.places.len()];
+        for (row, &place) in ids.chunks_exact(new.max(1)).zip(&self.places) {
+            lines[place] = row.to_vec();
+        }
+        let Some(at) = self.model.restarts_at() else { return (lines, 0) };
+        self.seen.iter_mut().zip(&lines).for_each(|(seen, line)| seen.extend(line));
+        let length = self.length();
+        if length > at || length + new <= at {
+            return (lines, 0);
+        }
+        if length > 0 {
+            let precision = self.cache.precision();
+            self.cache = Cache::with_precision(&self.model.cache_kinds(), self.capacity.max(length + new), precision);
+        }
+        (self.seen.clone(), at + 1)
     }
 
     /// The layers alone.
@@ -167,10 +229,14 @@ impl Kept {
     pub(crate) fn resume<'m>(self, call: &Call<'m>, prompt: &[u32]) -> Option<Batch<'m>> {
         let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let common = common.min(prompt.len().saturating_sub(1));
+        let outgrown = call.model.restarts_at().is_some_and(|at| common <= at && prompt.len() > at);
+        if common == 0 || outgrown || self.cache.precision() != call.precision {
+            return None;
+        }
         let length = self.cache.length();
-        let mut batch = Batch::resume(call.model, call.device, self.cache);
+        let mut batch = Batch::resume(call, self.cache, &self.ids);
         let goes_back = common == length || keeps_all(call.model, length) && batch.truncate(common);
-        (common > 0 && goes_back).then_some(batch)
+        goes_back.then_some(batch)
     }
 }
 
@@ -189,7 +255,6 @@ impl<'m> Scorer<'m> {
     /// # Errors
     /// [`Error::Input`] for negative prompts that do not fit, [`Error::Device`].
     pub(crate) fn start(call: &Call<'m>, hooks: &Hooks<'_>, kept: Option<Kept>) -> Result<(Self, Vec<f32>, usize)> {
-        let chunk = call.config.prefill_chunk_size;
         let prompts: Vec<&[u32]> = call.prompts.iter().map(Vec::as_slice).collect();
         let resumed = match (kept, prompts.as_slice()) {
             (Some(kept), [prompt]) => kept.resume(call, prompt),
@@ -202,18 +267,18 @@ impl<'m> Scorer<'m> {
             }
             None => {
                 let (ids, padding) = pad_left(&prompts, call.pad);
-                (Batch::new(call.model, call.device, padding, call.capacity()), ids)
+                (Batch::new(call, call.model, padding), ids)
             }
         };
         let reused = batch.length();
-        let mut scores = batch.forward(&ids, 1, chunk)?;
+        let mut scores = batch.forward(&ids, 1)?;
         let negative = match call.config.guidance_scale.filter(|&scale| scale != 1.0) {
             None => None,
             Some(scale) => {
                 let negatives = call.negative_prompts(hooks)?;
                 let (ids, padding) = pad_left(&negatives, call.pad);
-                let mut negative = Batch::new(call.model, call.device, padding, call.capacity());
-                let away = negative.forward(&ids, 1, chunk)?;
+                let mut negative = Batch::new(call, call.model, padding);
+                let away = negative.forward(&ids, 1)?;
                 guide(&mut scores, away, prompts.len(), scale as f32);
                 Some((scale as f32, negative))
             }
@@ -231,9 +296,9 @@ impl<'m> Scorer<'m> {
     /// # Errors
     /// [`Error::Device`].
     pub(crate) fn next(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut scores = self.batch.forward(tokens, 1, None)?;
+        let mut scores = self.batch.forward(tokens, 1)?;
         if let Some((scale, negative)) = &mut self.negative {
-            let away = negative.forward(tokens, 1, None)?;
+            let away = negative.forward(tokens, 1)?;
             guide(&mut scores, away, tokens.len(), *scale);
         }
         Ok(scores)

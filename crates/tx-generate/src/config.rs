@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tx_core::config::Config;
+use tx_core::nn::KvPrecision;
 use tx_core::{Error, Result};
 
 use setting::{AMOUNT, ANY, COUNT, FINITE, PART, POSITIVE, ROWS, SHARE, SIZE, Setting, UNIT};
@@ -32,6 +33,12 @@ const CACHES: [&str; 11] = [
     "offloaded_hybrid",
     "offloaded_hybrid_chunked",
 ];
+
+/// That of them which rounds keys and values.
+const QUANTIZED: &str = "quantized";
+
+/// The bits that it may round them to.
+const BITS: &str = "8";
 
 /// One row per option: its name, its type, the type that sets it, its default, and the numbers that it may have.
 macro_rules! options {
@@ -124,9 +131,10 @@ options! {
 
         /// Keeps keys and values of the tokens so far.
         use_cache: bool as bool = true, ANY;
-        /// HF's name of a cache.
+        /// HF's name of a cache. `quantized` keeps keys and values in 8 bits; all others are one here.
         cache_implementation: Option<String> as String = None, ANY;
-        /// Arguments of that cache.
+        /// Arguments of that cache. Of the quantized one these are `nbits`, which is 8 if nothing else is said; the others
+        /// say how Python's libraries go about it.
         cache_config: Option<Value> as Value = None, ANY;
         /// The room that a static cache has at least, in tokens.
         max_cache_len: Option<usize> as usize = None, SIZE;
@@ -212,7 +220,8 @@ options! {
         num_assistant_tokens: usize as usize = 20, SIZE;
         /// How that number changes.
         num_assistant_tokens_schedule: AssistantSchedule as AssistantSchedule = AssistantSchedule::Constant, ANY;
-        /// A draft ends before a token that its model gives less than this probability.
+        /// A draft ends with a token that its model gives less than this probability, until what the model accepted shows
+        /// a better one; 0 for drafts that end by their number of tokens alone.
         assistant_confidence_threshold: f64 as f64 = 0.4, UNIT;
         /// Tokens that are drafted from an earlier occurrence of the last ones.
         prompt_lookup_num_tokens: Option<usize> as usize = None, SIZE;
@@ -313,6 +322,9 @@ impl GenerationConfig {
         if let Some(name) = self.cache_implementation.as_deref().filter(|name| !CACHES.contains(name)) {
             return Err(unsupported("cache_implementation", name, &CACHES.join(", ")));
         }
+        if let Some(bits) = self.unsupported_bits() {
+            return Err(unsupported("cache_config.nbits", &bits, BITS));
+        }
         let searches = "greedy search, sampling, beam search, diverse beam search, assisted generation";
         if let Some(alpha) = keys.get("penalty_alpha").filter(|alpha| alpha.as_f64() != Some(0.0) && !self.do_sample) {
             return Err(unsupported("penalty_alpha", &alpha.to_string(), searches));
@@ -381,6 +393,9 @@ impl GenerationConfig {
         if let Some(name) = self.cache_implementation.as_deref().filter(|name| !CACHES.contains(name)) {
             return wrong("cache_implementation", format!("`{}`", name.escape_debug()), CACHES.join(", "));
         }
+        if let Some(bits) = self.unsupported_bits() {
+            return wrong("cache_config", format!("`nbits` of {bits}"), BITS.into());
+        }
         match self.watermarking_config.and_then(|watermark| watermark.problem()) {
             Some(expected) => wrong("watermarking_config", "another value".into(), expected.into()),
             None => Ok(()),
@@ -419,6 +434,21 @@ impl GenerationConfig {
     /// The token that fills rows that ended, as HF chooses it.
     pub fn pad_id(&self) -> Option<u32> {
         self.pad_token_id.or_else(|| self.eos_token_id.first().copied())
+    }
+
+    fn has_quantized_cache(&self) -> bool {
+        self.cache_implementation.as_deref() == Some(QUANTIZED)
+    }
+
+    /// How the cache keeps keys and values.
+    pub(crate) fn kv_precision(&self) -> KvPrecision {
+        if self.has_quantized_cache() { KvPrecision::Int8 } else { KvPrecision::Float }
+    }
+
+    /// What the cache should have 8 of and has not.
+    fn unsupported_bits(&self) -> Option<String> {
+        let bits = self.cache_config.as_ref().filter(|_| self.has_quantized_cache())?.get("nbits")?;
+        (!bits.is_null() && bits.as_f64() != Some(8.0)).then(|| bits.to_string().chars().take(60).collect())
     }
 
     /// The tokens that a warper keeps at least: beams need one that does not end the sequence.
@@ -478,6 +508,29 @@ mod tests {
         assert!(found.ends_with("`num_beams`: expected an integer of at least 0, found `four`"), "{found}");
         assert!(message(r#"{"penalty_alpha": 0.6}"#).contains("`penalty_alpha` is `0.6`, which is not supported"));
         assert!(message(r#"{"cache_implementation": "magic"}"#).contains("`magic`"));
+    }
+
+    #[test]
+    fn the_quantized_cache_has_8_bits() {
+        let config = |text: &str| folder(&[("generation_config.json", text)]);
+        let precision = |text: &str| config(text).unwrap().kv_precision();
+        assert_eq!(
+            precision(r#"{"cache_implementation": "dynamic", "cache_config": {"nbits": 4}}"#),
+            KvPrecision::Float
+        );
+        for keys in ["{}", "null", r#"{"nbits": 8, "backend": "hqq"}"#, r#"{"nbits": null}"#] {
+            let text = format!(r#"{{"cache_implementation": "quantized", "cache_config": {keys}}}"#);
+            assert_eq!(precision(&text), KvPrecision::Int8, "{keys}");
+        }
+        for bits in ["4", "2", "\"8\"", "[8]"] {
+            let text = format!(r#"{{"cache_implementation": "quantized", "cache_config": {{"nbits": {bits}}}}}"#);
+            let error = config(&text).unwrap_err().to_string();
+            assert!(error.contains("`cache_config.nbits` is") && error.contains("supported"), "{error}");
+        }
+        let mut config = GenerationConfig { cache_config: Some(serde_json::json!({"nbits": 4})), ..Default::default() };
+        assert!(config.validate().is_ok());
+        config.overrides(Overrides { cache_implementation: Some("quantized".into()), ..Overrides::default() });
+        assert_eq!(config.validate().unwrap_err().to_string(), "cache_config: `nbits` of 4, expected 8");
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! through the model, look at the scores of last positions alone, and bring these to the host once a pass.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
+use tx_core::nn::KvPrecision;
 use tx_core::registry::Auto;
 use tx_core::task::{CausalLm, TextLimits};
-use tx_core::{Error, Result};
+use tx_core::{Error, Result, device};
 
 use crate::batch::{Kept, Scorer, take_rows};
 use crate::config::GenerationConfig;
@@ -18,6 +20,7 @@ use crate::processors::{Extras, LogitsProcessorList, processors_with};
 use crate::sample::{Sampler, argmax, random_seed};
 use crate::scores::{self, Scored};
 use crate::session::Session;
+use crate::speculative::DraftLength;
 use crate::{beam, diverse, speculative};
 
 /// New tokens that the cache has room for from the start; it grows when there are more.
@@ -33,11 +36,13 @@ pub struct Generator<'m> {
 }
 
 /// A model that proposes tokens to another one.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Assistant<'m> {
     pub(crate) model: &'m dyn CausalLm,
     /// The longest sequence that it can take.
     pub(crate) max_length: Option<usize>,
+    /// How many it proposes at once, where a call leaves that to the next one.
+    pub(crate) draft_length: Arc<DraftLength>,
 }
 
 /// See [`Hooks::step`].
@@ -214,7 +219,8 @@ impl<'m> Generator<'m> {
                 format_args!("{}, as the model has", self.limits.vocab_size),
             ));
         }
-        self.assistant = Some(Assistant { model: assistant, max_length: limits.max_length });
+        let draft_length = Arc::default();
+        self.assistant = Some(Assistant { model: assistant, max_length: limits.max_length, draft_length });
         Ok(self)
     }
 
@@ -227,7 +233,7 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// [`Error::Input`] for prompts that are empty, too long or not of the vocabulary, and for settings that contradict
-    /// each other or the model; [`Error::Device`] if the device fails.
+    /// each other or the model; [`Error::Device`] if the device fails, or cannot hold the cache that is asked for.
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
@@ -258,7 +264,7 @@ impl<'m> Generator<'m> {
             return beam::generate(&call, hooks);
         }
         if assisted {
-            return speculative::generate(&call, hooks, self.assistant, kept);
+            return speculative::generate(&call, hooks, self.assistant.as_ref(), kept);
         }
         generate(&call, hooks, kept)
     }
@@ -271,6 +277,8 @@ pub(crate) struct Call<'a> {
     pub(crate) device: &'a Device,
     pub(crate) prompts: &'a [Vec<u32>],
     pub(crate) config: &'a GenerationConfig,
+    /// How the cache keeps keys and values.
+    pub(crate) precision: KvPrecision,
     /// How long the sequence of each prompt may become, the prompt included.
     pub(crate) limits: Vec<usize>,
     pub(crate) vocab_size: usize,
@@ -298,12 +306,21 @@ impl<'a> Call<'a> {
         if !config.stop_strings.is_empty() && hooks.stop.is_none() {
             return Err(Error::input("stop_strings", "no tokenizer", "`Hooks::stop`, which looks for them"));
         }
+        let precision = config.kv_precision();
+        if precision == KvPrecision::Int8 && !generator.device.supports_dtype(DType::I8) {
+            return Err(Error::Device {
+                device: format!("{:?}", generator.device),
+                reason: "it has no 8-bit integers, of which the quantized cache consists".into(),
+                available: device::available().join(", "),
+            });
+        }
         let most = prompts.iter().map(|prompt| limit(prompt.len(), config, limits)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             model: generator.model,
             device: &generator.device,
             prompts,
             config,
+            precision,
             limits: most,
             vocab_size: limits.vocab_size,
             context: limits.max_length,
@@ -566,5 +583,7 @@ fn generate(call: &Call<'_>, hooks: &mut Hooks<'_>, kept: &mut Option<Kept>) -> 
     Ok(call.generated(rows.into_iter().map(Row::into_sequence).collect(), stats))
 }
 
+#[cfg(test)]
+mod cache_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,6 +7,11 @@
 //!
 //! What was rejected leaves the cache again. States cannot go back, and so a cache with states is copied before a pass,
 //! and the accepted tokens are computed anew.
+//!
+//! Drafts become longer while the model takes them and shorter while it does not, if the schedule says so; and they end
+//! at a token that their model is not sure of, where "sure" is measured by which of the tokens before were taken.
+
+use std::sync::{Mutex, PoisonError};
 
 use tx_core::nn::Cache;
 use tx_core::{Error, Result};
@@ -27,9 +32,38 @@ struct Draft {
     probabilities: Vec<Vec<f32>>,
 }
 
+/// How many tokens are drafted at once, as the last call left it.
+#[derive(Debug, Default)]
+pub(crate) struct DraftLength(Mutex<Option<Left>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    /// What the call began with: another number is a new beginning.
+    first: usize,
+    last: usize,
+}
+
+impl DraftLength {
+    /// The length of a first draft, which is `first` if there was no call before.
+    fn start(&self, call: &Call<'_>) -> usize {
+        let first = call.config.num_assistant_tokens;
+        let left = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = call.config.num_assistant_tokens_schedule == AssistantSchedule::Heuristic;
+        left.filter(|left| kept && left.first == first).map_or(first, |left| left.last)
+    }
+
+    /// Leaves a length to the next call.
+    fn leave(&self, call: &Call<'_>, last: usize) {
+        if call.config.num_assistant_tokens_schedule == AssistantSchedule::Heuristic {
+            let left = Left { first: call.config.num_assistant_tokens, last };
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+        }
+    }
+}
+
 /// Where drafts come from.
 enum Drafter<'m> {
-    Model(ModelDrafter<'m>),
+    Model(Box<ModelDrafter<'m>>),
     /// So many tokens that followed an earlier occurrence of the last few.
     Lookup {
         tokens: usize,
@@ -41,7 +75,7 @@ enum Drafter<'m> {
 pub(crate) fn generate(
     call: &Call<'_>,
     hooks: &mut Hooks<'_>,
-    assistant: Option<Assistant<'_>>,
+    assistant: Option<&Assistant<'_>>,
     kept: &mut Option<Kept>,
 ) -> Result<Generated> {
     if call.config.guidance_scale.is_some_and(|scale| scale != 1.0) {
@@ -66,7 +100,7 @@ pub(crate) fn generate(
 fn decode(
     call: &Call<'_>,
     hooks: &mut Hooks<'_>,
-    assistant: Option<Assistant<'_>>,
+    assistant: Option<&Assistant<'_>>,
     number: usize,
     row: &mut Row,
     kept: Option<Kept>,
@@ -76,11 +110,11 @@ fn decode(
     let start = std::time::Instant::now();
     let mut batch = match kept.and_then(|kept| kept.resume(call, &row.ids)) {
         Some(batch) => batch,
-        None => Batch::new(call.model, call.device, vec![0], call.capacity()),
+        None => Batch::new(call, call.model, vec![0]),
     };
     stats.reused_tokens += batch.length();
     let mut drafter = match (assistant, config.prompt_lookup_num_tokens) {
-        (Some(assistant), _) => Drafter::Model(ModelDrafter::new(call, assistant)),
+        (Some(assistant), _) => Drafter::Model(Box::new(ModelDrafter::new(call, assistant))),
         (None, tokens) => {
             Drafter::Lookup { tokens: tokens.unwrap_or(0), ngram: config.max_matching_ngram_size.unwrap_or(NGRAM) }
         }
@@ -92,6 +126,11 @@ fn decode(
         let pending = row.ids.len() - seen;
         // A pass gives one token more than the draft has.
         let room = row.limit - row.ids.len() - 1;
+        // A draft that outgrows what the cache is good for would let tokens before it be computed otherwise than without.
+        let room = match call.model.restarts_at() {
+            Some(at) if row.ids.len() <= at => room.min(at - row.ids.len()),
+            _ => room,
+        };
         let draft = match &mut drafter {
             // Where the cache cannot go back, what it has not kept of accepted tokens comes first.
             _ if room == 0 || !returns && pending > 1 => Draft::default(),
@@ -102,7 +141,7 @@ fn decode(
         };
         let saved = (!returns && !draft.tokens.is_empty()).then(|| batch.cache().clone());
         let ids = [&row.ids[seen..], draft.tokens.as_slice()].concat();
-        let mut scores = batch.forward(&ids, draft.tokens.len() + 1, config.prefill_chunk_size)?;
+        let mut scores = batch.forward(&ids, draft.tokens.len() + 1)?;
         stats.passes += 1;
         stats.drafted_tokens += draft.tokens.len();
 
@@ -117,7 +156,7 @@ fn decode(
             // Such a cache was copied; without a copy there were no drafts to take back.
             match saved {
                 Some(cache) => batch.restore(cache),
-                None => batch = Batch::new(call.model, call.device, vec![0], call.capacity()),
+                None => batch = Batch::new(call, call.model, vec![0]),
             }
         }
         if let Drafter::Model(model) = &mut drafter {
@@ -128,6 +167,9 @@ fn decode(
         }
         let new: Vec<(usize, u32)> = row.ids[old..].iter().map(|&token| (number, token)).collect();
         row.finish = row.finish.or(hooks.ends_all(call, &new));
+    }
+    if let Drafter::Model(model) = drafter {
+        model.assistant.draft_length.leave(call, model.tokens);
     }
     let seen = batch.length();
     Ok(Kept { cache: batch.into_cache(), ids: row.ids[..seen].to_vec() })
@@ -198,17 +240,31 @@ struct ModelDrafter<'m> {
     assistant: Assistant<'m>,
     /// How many tokens it proposes at most.
     tokens: usize,
+    /// A draft ends at a token that is less probable than this.
+    threshold: f64,
+    /// How probable the tokens of the last draft were.
+    confidences: Vec<f64>,
+    /// The same of those before that the model looked at, and whether it took them.
+    judged: Vec<(f64, bool)>,
     /// What it kept after the accepted tokens, where its cache cannot go back to that.
     saved: Option<Cache>,
 }
 
 impl<'m> ModelDrafter<'m> {
-    fn new(call: &Call<'m>, assistant: Assistant<'m>) -> Self {
-        Self { batch: Self::start(call, assistant), assistant, tokens: call.config.num_assistant_tokens, saved: None }
+    fn new(call: &Call<'m>, assistant: &Assistant<'m>) -> Self {
+        Self {
+            batch: Self::start(call, assistant),
+            assistant: assistant.clone(),
+            tokens: assistant.draft_length.start(call),
+            threshold: call.config.assistant_confidence_threshold,
+            confidences: Vec::new(),
+            judged: Vec::new(),
+            saved: None,
+        }
     }
 
-    fn start(call: &Call<'m>, assistant: Assistant<'m>) -> Batch<'m> {
-        Batch::new(assistant.model, call.device, vec![0], call.capacity())
+    fn start(call: &Call<'m>, assistant: &Assistant<'m>) -> Batch<'m> {
+        Batch::new(call, assistant.model, vec![0])
     }
 
     /// Proposes up to `room` tokens after those of a row, chosen as the model itself would choose.
@@ -219,12 +275,13 @@ impl<'m> ModelDrafter<'m> {
         let fits = self.assistant.max_length.map_or(usize::MAX, |max| (max + 1).saturating_sub(length));
         let count = room.min(self.tokens).min(fits);
         let mut draft = Draft::default();
+        self.confidences.clear();
         if count == 0 {
             return Ok(draft);
         }
         let mut pending = row.ids[self.batch.length()..].to_vec();
         while draft.tokens.len() < count {
-            let mut scores = self.batch.forward(&pending, 1, config.prefill_chunk_size)?;
+            let mut scores = self.batch.forward(&pending, 1)?;
             if draft.tokens.is_empty() && forgets(self.assistant.model) {
                 self.saved = Some(self.batch.cache().clone());
             }
@@ -233,14 +290,15 @@ impl<'m> ModelDrafter<'m> {
             row.process(&mut scores);
             let token = row.choose(call, &scores);
             softmax(&mut scores);
-            let probability = scores.get(token as usize).copied().unwrap_or(0.0);
+            let confidence = scores.get(token as usize).map_or(0.0, |&probability| f64::from(probability));
+            self.confidences.push(confidence);
             if config.do_sample || config.assistant_ensemble_weight.is_some() {
                 draft.probabilities.push(scores);
             }
             draft.tokens.push(token);
             row.ids.push(token);
             pending = vec![token];
-            if config.is_eos(token) || f64::from(probability) < config.assistant_confidence_threshold {
+            if config.is_eos(token) || confidence < self.threshold {
                 break;
             }
         }
@@ -257,13 +315,48 @@ impl<'m> ModelDrafter<'m> {
         if self.batch.length() > length - 1 && !self.batch.truncate(length - 1) {
             match saved {
                 Some(cache) => self.batch.restore(cache),
-                None => self.batch = Self::start(call, self.assistant),
+                None => self.batch = Self::start(call, &self.assistant),
             }
         }
         if call.config.num_assistant_tokens_schedule != AssistantSchedule::Constant {
             self.tokens = if accepted == drafted { self.tokens + 2 } else { self.tokens.saturating_sub(1).max(1) };
         }
+        // Of what follows the first token that was not taken, nothing is known.
+        let judged = self.confidences.drain(..).take(accepted + 1).enumerate();
+        self.judged.extend(judged.map(|(place, confidence)| (confidence, place < accepted)));
+        if call.config.assistant_confidence_threshold > 0.0 {
+            self.threshold = best_threshold(&self.judged).unwrap_or(self.threshold);
+        }
     }
+}
+
+/// The confidence from which on tokens are worth to be proposed, by what became of others: `None` as long as too little
+/// is known.
+///
+/// It is the one that would have cost the least, where the share of the rejected tokens that it would have let through
+/// counts once and the share of the accepted ones that it would have held back three times, as in the reference.
+fn best_threshold(judged: &[(f64, bool)]) -> Option<f64> {
+    const LEAST: usize = 6;
+    let accepted = judged.iter().filter(|(_, accepted)| *accepted).count();
+    let rejected = judged.len() - accepted;
+    if judged.len() < LEAST || accepted == 0 || rejected == 0 {
+        return None;
+    }
+    let mut judged = judged.to_vec();
+    judged.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let (mut proposed, mut through) = (0, 0);
+    let mut best = (f64::INFINITY, None);
+    for alike in judged.chunk_by(|a, b| a.0 == b.0) {
+        let taken = alike.iter().filter(|(_, accepted)| *accepted).count();
+        (proposed, through) = (proposed + alike.len(), through + taken);
+        let let_through = (proposed - through) as f64 / rejected as f64;
+        let held_back = 1.0 - through as f64 / accepted as f64;
+        let cost = let_through + 3.0 * held_back;
+        if cost < best.0 {
+            best = (cost, alike.first().map(|&(confidence, _)| confidence));
+        }
+    }
+    best.1
 }
 
 #[cfg(test)]
@@ -317,6 +410,23 @@ mod tests {
         let counts = counts(&weighted, &scores, &q, DRAWS);
         // For four degrees of freedom.
         assert!(chi_square(&counts, &mixture, DRAWS) < 18.47, "{counts:?}");
+    }
+
+    #[test]
+    fn the_threshold_is_the_one_that_would_have_cost_the_least() {
+        // What Python's roc_curve and argmin say of the same.
+        let of = |judged: &[(f64, u8)]| {
+            let judged: Vec<(f64, bool)> = judged.iter().map(|&(confidence, taken)| (confidence, taken == 1)).collect();
+            best_threshold(&judged)
+        };
+        let mixed = [(0.9, 1), (0.8, 1), (0.7, 0), (0.6, 1), (0.5, 0), (0.4, 1), (0.3, 0), (0.2, 0)];
+        assert_eq!(of(&mixed), Some(0.4));
+        assert_eq!(of(&[(0.9, 0), (0.9, 1), (0.5, 1), (0.5, 0), (0.1, 0), (0.1, 1)]), Some(0.1));
+        assert_eq!(of(&[(0.2, 1), (0.9, 0), (0.8, 0), (0.7, 0), (0.6, 0), (0.5, 1), (0.1, 0)]), Some(0.2));
+        // Too few, and all of one kind.
+        assert_eq!(of(&mixed[..5]), None);
+        assert_eq!(of(&[(0.5, 1); 9]), None);
+        assert_eq!(of(&[(0.5, 0); 9]), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use tx_kernels::{AttentionOptions, Epilogue, Mask, Pairs, Pointwise};
+use tx_kernels::{AttentionOptions, Epilogue, KvPrecision, KvTensor, Mask, Pairs, Pointwise};
 
 fn main() {
     tx_kernels::keep_freed_memory();
@@ -163,6 +163,19 @@ fn attention(bencher: Bencher, (batch, seq): (usize, usize)) {
         .bench_local(|| tx_kernels::attention(q.clone(), k.clone(), v.clone(), AttentionOptions::new(&mask)));
 }
 
+/// One new token of a LLaMA of 1 billion parameters after others, whose keys and values are floats or bytes.
+#[divan::bench(args = [(KvPrecision::Float, 512), (KvPrecision::Int8, 512), (KvPrecision::Float, 4096), (KvPrecision::Int8, 4096)])]
+fn attention_cached(bencher: Bencher, (precision, keys): (KvPrecision, usize)) {
+    let kept = || {
+        let empty = KvTensor::zeros([1, keys, 8, 64], precision, &Device::flex(), DType::F32);
+        empty.write(0, random([1, keys, 8, 64]))
+    };
+    let (q, k, v, mask) = (random([1, 1, 32, 64]), kept(), kept(), Mask::causal(None, None));
+    bencher
+        .counter(ItemsCount::new(4 * keys * 32 * 64))
+        .bench_local(|| tx_kernels::attention(q.clone(), k.clone(), v.clone(), AttentionOptions::new(&mask)));
+}
+
 /// A tensor as large as the intermediate one of BERT-base at 512 tokens.
 fn large() -> (Tensor<2>, BytesCount) {
     (random([512, 3072]), BytesCount::new(2 * 4 * 512 * 3072usize))
@@ -174,10 +187,10 @@ fn pointwise(bencher: Bencher, act: Pointwise) {
     bencher.counter(bytes).bench_local(|| act.forward(x.clone()));
 }
 
-#[divan::bench]
-fn swiglu(bencher: Bencher) {
+#[divan::bench(args = [Pointwise::Gelu, Pointwise::GeluTanh, Pointwise::Silu, Pointwise::Relu])]
+fn gated(bencher: Bencher, act: Pointwise) {
     let ((x, bytes), (y, _)) = (large(), large());
-    bencher.counter(bytes).bench_local(|| tx_kernels::swiglu(x.clone(), y.clone()));
+    bencher.counter(bytes).bench_local(|| tx_kernels::gated(act, x.clone(), y.clone()));
 }
 
 #[divan::bench]

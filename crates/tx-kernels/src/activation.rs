@@ -26,6 +26,10 @@ impl Pointwise {
             Ok(y) => return y,
             Err(x) => x,
         };
+        self.reference(x)
+    }
+
+    fn reference<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
@@ -50,13 +54,18 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Pointwise::Silu.forward(x)
 }
 
-/// `silu(gate) · up`, the heart of a gated MLP. Shazeer, 2020 (arXiv:2002.05202).
-pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+/// `act(gate) · up`, the heart of a gated MLP. Shazeer, 2020 (arXiv:2002.05202).
+pub fn gated<const D: usize>(act: Pointwise, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::swiglu(&gate, &up) {
+    if let Some(y) = cpu::gated(act, &gate, &up) {
         return y;
     }
-    activation::silu(gate) * up
+    act.reference(gate) * up
+}
+
+/// [`gated`] by [`silu`].
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    gated(Pointwise::Silu, gate, up)
 }
 
 /// `eˣ / Σ eˣ` over the last axis.

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, DType, Int, Tensor};
 
 #[cfg(feature = "flex")]
 use crate::cpu;
-use crate::softmax;
+use crate::{KvTensor, softmax};
 
 /// Which keys a query may not see. The one convention of the workspace: *true is hidden*.
 ///
@@ -105,12 +105,20 @@ impl<'a> AttentionOptions<'a> {
 /// Heads of keys and values may be fewer than those of queries: each serves as many that follow one another (Ainslie et
 /// al., 2023, arXiv:2305.13245).
 ///
+/// Keys and values are tensors, or what a cache has made of them.
+///
 /// # Shapes
 /// - q: `[batch, queries, heads, head_dim]`
 /// - k: `[batch, keys, groups, head_dim]`, where `groups` divides `heads`
 /// - v: `[batch, keys, groups, value_dim]`
 /// - output: `[batch, queries, heads, value_dim]`
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOptions<'_>) -> Tensor<4> {
+pub fn attention(
+    q: Tensor<4>,
+    k: impl Into<KvTensor>,
+    v: impl Into<KvTensor>,
+    options: AttentionOptions<'_>,
+) -> Tensor<4> {
+    let (k, v) = (k.into(), v.into());
     #[cfg(feature = "flex")]
     if let Some(y) = cpu::attention(&q, &k, &v, &options) {
         return y;
@@ -135,10 +143,11 @@ fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
 ///   their part
 pub fn attention_weights(
     q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    k: impl Into<KvTensor>,
+    v: impl Into<KvTensor>,
     options: AttentionOptions<'_>,
 ) -> (Tensor<4>, Tensor<4>) {
+    let (k, v) = (k.into().float(), v.into().float());
     let [_, queries, heads, head_dim] = q.dims();
     let keys = k.dims()[1];
     let device = q.device();

@@ -7,9 +7,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `activation.rs` | [`gelu`], [`gelu_tanh`], [`silu`], [`swiglu`], [`softmax`] |
+//! | `activation.rs` | [`gelu`], [`gelu_tanh`], [`silu`], [`gated`], [`swiglu`], [`softmax`] |
 //! | `attention.rs` | [`attention`], its [`Mask`] |
 //! | `embedding.rs` | [`embedding`] |
+//! | `kv.rs` | [`KvTensor`], what a cache keeps |
 //! | `linear.rs` | [`linear`], [`linears`], [`linear_transposed`] |
 //! | `memory.rs` | [`keep_freed_memory`] |
 //! | `norm.rs` | [`layer_norm`], [`rms_norm`] |
@@ -32,6 +33,7 @@ mod conv;
 #[cfg(feature = "flex")]
 mod cpu;
 mod embedding;
+mod kv;
 mod linear;
 mod memory;
 mod norm;
@@ -42,10 +44,11 @@ mod ssm;
 
 use std::cell::Cell;
 
-pub use activation::{Pointwise, gelu, gelu_tanh, silu, softmax, swiglu};
+pub use activation::{Pointwise, gated, gelu, gelu_tanh, silu, softmax, swiglu};
 pub use attention::{AttentionOptions, Mask, attention, attention_weights};
 pub use conv::{Epilogue, conv2d};
 pub use embedding::embedding;
+pub use kv::{KvBytes, KvPrecision, KvTensor, RowCopy};
 pub use linear::{linear, linear_transposed, linears};
 pub use memory::keep_freed_memory;
 pub use norm::{layer_norm, rms_norm};

@@ -45,11 +45,11 @@ pub fn linears<const D: usize, const N: usize>(
     layers.map(|(weight, bias)| composed(x.clone(), weight, bias, act))
 }
 
-/// [`linear`] with a weight that lies the other way round, as GPT-2's `Conv1D` has it; it is not quantized.
+/// [`linear`] with a weight that lies the other way round, as GPT-2's `Conv1D` has it.
 ///
 /// # Shapes
 /// - x: `[.., in]`
-/// - weight: `[in, out]`
+/// - weight: `[in, out]`; `[out, in]` if it is quantized, as all quantized weights are
 /// - bias: `[out]`
 /// - output: `[.., out]`
 pub fn linear_transposed<const D: usize>(
@@ -58,6 +58,9 @@ pub fn linear_transposed<const D: usize>(
     bias: Option<Tensor<1>>,
     act: Option<Pointwise>,
 ) -> Tensor<D> {
+    if matches!(weight.dtype(), DType::QFloat(_)) {
+        return linear(x, weight, bias, act);
+    }
     #[cfg(feature = "flex")]
     if let Some(y) = cpu::linear_transposed(&x, &weight, bias.as_ref(), act) {
         return y;

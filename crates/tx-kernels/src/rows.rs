@@ -1,6 +1,7 @@
 //! Writing into a part of a tensor.
 
 use burn::tensor::Tensor;
+use burn::tensor::kind::Basic;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
@@ -10,9 +11,9 @@ use crate::cpu;
 /// # Shapes
 /// - buffer, output: `[batch, rows, heads, dim]`
 /// - x: `[batch, new, heads, dim]`, where `at + new` is at most `rows`
-pub fn write_rows(buffer: Tensor<4>, at: usize, x: Tensor<4>) -> Tensor<4> {
+pub fn write_rows<K: Basic>(buffer: Tensor<4, K>, at: usize, x: Tensor<4, K>) -> Tensor<4, K> {
     #[cfg(feature = "flex")]
-    let buffer = match cpu::write_rows(buffer, at, &x) {
+    let buffer = match cpu::kv::write_rows(buffer, at, &x) {
         Ok(written) => return written,
         Err(buffer) => buffer,
     };

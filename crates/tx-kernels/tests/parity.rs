@@ -4,9 +4,9 @@
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use tx_kernels::{
-    AttentionOptions, Epilogue, Mask, Pairs, Pointwise, attention, attention_weights, conv2d, dequantize, embedding,
-    layer_norm, linear, linear_transposed, linears, quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu,
-    with_reference, write_rows,
+    AttentionOptions, Epilogue, KvPrecision, KvTensor, Mask, Pairs, Pointwise, RowCopy, attention, attention_weights,
+    conv2d, dequantize, embedding, gated, layer_norm, linear, linear_transposed, linears, quantize_int4, quantize_int8,
+    rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -129,6 +129,8 @@ fn quantized_products_are_those_of_the_dequantized_weight() {
                 close(fast, exact, 3e-2, &format!("{rows}×{steps}×{columns}"));
                 let reference = || linear(x.clone(), quantized.clone(), None, None);
                 close(reference(), with_reference(reference), 3e-2, "the reference dequantizes");
+                let other = linear_transposed(x.clone(), quantized.clone(), None, None);
+                close(other, reference(), 0.0, "quantized weights lie one way only");
             }
         }
     }
@@ -225,6 +227,11 @@ fn row_kernels_take_every_length() {
         }
         agree(|| softmax(x.clone() * 10.0), 2e-6, &what);
         agree(|| swiglu(x.clone(), y.clone()), 2e-6, &what);
+        for act in [Pointwise::Gelu, Pointwise::GeluTanh, Pointwise::Silu, Pointwise::Relu] {
+            let what = format!("{what} gated by {act:?}");
+            agree(|| gated(act, x.clone(), y.clone()), 2e-6, &what);
+            close(gated(act, x.clone(), y.clone()), act.forward(x.clone()) * y.clone(), 2e-6, &what);
+        }
     }
 }
 
@@ -254,6 +261,91 @@ fn rows_are_written_into_a_buffer() {
     assert_eq!(buffer.into_data(), kept);
 }
 
+/// A buffer of a cache that holds `x` from token `at` on.
+fn kept(precision: KvPrecision, tokens: usize, at: usize, x: &Tensor<4>) -> KvTensor {
+    let [batch, _, groups, dim] = x.dims();
+    KvTensor::zeros([batch, tokens, groups, dim], precision, &Device::flex(), DType::F32).write(at, x.clone())
+}
+
+#[test]
+fn bytes_are_as_close_as_their_scales_allow() {
+    for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 9, 2, 64], [1, 40, 1, 33]] {
+        // Heads of very different size, one of them of nothing but zeros.
+        let sizes = (random([shape[0], shape[1], shape[2], 1]) * 3.0).exp();
+        let x = (random(shape) * sizes)
+            .slice_assign([0..1, 0..1, 0..1, 0..shape[3]], Tensor::zeros([1, 1, 1, shape[3]], &Device::flex()));
+        let step = x.clone().abs().max_dim(3) / 127.0;
+        let fast = || kept(KvPrecision::Int8, shape[1] + 2, 1, &x).narrow(1, shape[1]).float();
+        let error = (fast() - x.clone()).abs() - step.clone() * 0.5001;
+        assert!(error.max().into_scalar::<f32>() <= 0.0, "{shape:?}");
+        // Halves may be rounded either way.
+        let between = (fast() - with_reference(fast)).abs() - step * 1.0001;
+        assert!(between.max().into_scalar::<f32>() <= 0.0, "{shape:?}");
+    }
+}
+
+#[test]
+fn attention_reads_bytes() {
+    for (batch, queries, keys, heads, groups, dim, value_dim) in [
+        (1, 1, 1, 1, 1, 8, 8),
+        (2, 1, 300, 8, 2, 64, 64),
+        (3, 7, 7, 2, 1, 20, 33),
+        (2, 70, 131, 6, 3, 32, 32),
+        (1, 5, 1100, 2, 1, 24, 7),
+        (1, 3, 40, 4, 4, 256, 128),
+        (1, 2, 19, 1, 1, 5000, 3),
+    ] {
+        let q = random([batch, queries, heads, dim]);
+        let (k, v) = (random([batch, keys, groups, dim]), random([batch, keys, groups, value_dim]));
+        let held = |x: &Tensor<4>| kept(KvPrecision::Int8, keys + 5, 3, x).narrow(3, keys);
+        let (k8, v8) = (held(&k), held(&v));
+        let masks = [
+            Mask { after: Some(0), ..Mask::default() },
+            Mask { padding: None, before: Some(20), after: Some(0) },
+            Mask::default(),
+        ];
+        for (i, mask) in masks.iter().enumerate() {
+            let what = format!("{batch} {queries} {keys} {heads} {groups} {dim} {value_dim} mask {i}");
+            let options = || AttentionOptions::new(mask);
+            agree(|| attention(q.clone(), k8.clone(), v8.clone(), options()), 3e-6, &what);
+            let exact = attention(q.clone(), k8.clone().float(), v8.clone().float(), options());
+            close(attention(q.clone(), k8.clone(), v8.clone(), options()), exact, 3e-6, &what);
+            // One of them may be floats.
+            agree(|| attention(q.clone(), k8.clone(), v.clone(), options()), 3e-6, &what);
+            agree(|| attention_weights(q.clone(), k.clone(), v8.clone(), options()).0, 3e-6, &what);
+            let floats = attention(q.clone(), k.clone(), v.clone(), options());
+            close(attention(q.clone(), k8.clone(), v8.clone(), options()), floats, 3e-2, &what);
+        }
+    }
+}
+
+#[test]
+fn rows_of_buffers_are_copied_moved_and_selected() {
+    let x = random([3, 7, 2, 5]);
+    let copies = [RowCopy { from: 0, to: 2, tokens: 2..5 }, RowCopy { from: 1, to: 2, tokens: 6..7 }];
+    for precision in [KvPrecision::Float, KvPrecision::Int8] {
+        let whole = kept(precision, 7, 0, &x);
+        let buffer = || whole.clone().moved(0, 7, 7);
+        let alone = || buffer().copy_rows(&copies).float();
+        agree(alone, 0.0, "nothing else holds it");
+        let shared = buffer();
+        close(shared.clone().copy_rows(&copies).float(), alone(), 0.0, "something else holds it");
+        close(shared.clone().float(), buffer().float(), 0.0, "which is not changed");
+        let row = |x: Tensor<4>, row: usize, tokens: std::ops::Range<usize>| {
+            x.narrow(0, row, 1).narrow(1, tokens.start, tokens.len())
+        };
+        for (from, tokens) in [(2, 0..2), (0, 2..5), (2, 5..6), (1, 6..7)] {
+            let expected = row(buffer().float(), from, tokens.clone());
+            close(row(alone(), 2, tokens), expected, 0.0, "the tokens of the right rows");
+        }
+        let rows = || Tensor::<1, Int>::from_ints([2, 2, 0, 1], &Device::flex());
+        close(buffer().select(rows()).float(), buffer().float().select(0, rows()), 0.0, "selected");
+        let moved = buffer().moved(2, 4, 9);
+        assert_eq!(moved.dims(), [3, 9, 2, 5]);
+        close(moved.narrow(0, 4).float(), buffer().narrow(2, 4).float(), 0.0, "moved");
+    }
+}
+
 #[test]
 fn embedding_widens_rows() {
     let ids = Tensor::<1, Int>::from_ints([3, 0, 9, 3], &Device::flex());
@@ -277,10 +369,11 @@ fn shapes_that_do_not_fit_panic_and_read_nothing() {
     let mask = Mask::default();
     let x = || random([2, 6, 4, 8]);
     let attend = |k: Tensor<4>, v: Tensor<4>| attention(x(), k, v, AttentionOptions::new(&mask));
-    let wrong: [Box<dyn Fn() + std::panic::UnwindSafe + std::panic::RefUnwindSafe>; 5] = [
+    let wrong: [Box<dyn Fn() + std::panic::UnwindSafe + std::panic::RefUnwindSafe>; 6] = [
         Box::new(|| drop(linear(random([3, 8]), random([5, 9]), None, None))),
         Box::new(|| drop(linear(random([3, 8]), random([5, 8]), Some(random([6])), None))),
         Box::new(|| drop(swiglu(random([3, 8]), random([3, 9])))),
+        Box::new(|| drop(gated(Pointwise::Gelu, random([3, 8]), random([4, 8])))),
         Box::new(|| drop(layer_norm(random([3, 8]), None, random([9]), None, 1e-5))),
         Box::new(|| drop(rms_norm(random([3, 8]), None, random([9]), 1e-5))),
     ];

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
-use tx_kernels::{Pointwise, gelu, gelu_tanh, silu, swiglu};
+use tx_kernels::{Pointwise, gated, gelu, gelu_tanh, silu};
 
 /// HF's `ACT2FN`: every name that `hidden_act` and its like may have.
 ///
@@ -56,7 +56,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The same for a product to apply to its result, for those that it knows.
+    /// The same for a product or a gate to apply in its own pass, for those that they know.
     pub(super) fn pointwise(self) -> Option<Pointwise> {
         match self {
             Self::Gelu => Some(Pointwise::Gelu),
@@ -69,9 +69,9 @@ impl Activation {
 
     /// `act(gate) · up`. Shazeer, 2020 (arXiv:2002.05202).
     pub fn gate<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Silu => swiglu(gate, up),
-            _ => self.forward(gate) * up,
+        match self.pointwise() {
+            Some(act) => gated(act, gate, up),
+            None => self.forward(gate) * up,
         }
     }
 

@@ -1,11 +1,13 @@
 //! Scaled dot-product attention between the heads of a layer.
 
 use burn::tensor::Tensor;
+use tx_kernels::KvTensor;
 pub use tx_kernels::{AttentionOptions, Mask};
 
 use crate::task::Record;
 
-/// `softmax(q·kᵀ·scale + bias) · v`, with the weights kept in `record` if they were asked for.
+/// `softmax(q·kᵀ·scale + bias) · v`, with the weights kept in `record` if they were asked for. Keys and values are tensors,
+/// or what a cache gave for them.
 ///
 /// # Shapes
 /// - q: `[batch, queries, heads, head_dim]`
@@ -13,8 +15,8 @@ use crate::task::Record;
 /// - output: `[batch, queries, heads, head_dim]`
 pub fn attention(
     q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    k: impl Into<KvTensor>,
+    v: impl Into<KvTensor>,
     options: AttentionOptions<'_>,
     record: &mut Record,
 ) -> Tensor<4> {

@@ -7,7 +7,8 @@ use super::{Activation, INITIALIZER_RANGE, constant, normal};
 
 /// `y = x · W + b`, with the weight as HF's `Conv1D` keeps it: transposed against a [`Linear`](super::Linear).
 ///
-/// Nothing is transposed, copied or converted when it is loaded; 16-bit weights stay 16-bit under f32 activations.
+/// Nothing is transposed, copied or converted when it is loaded; 16-bit weights stay 16-bit under f32 activations. A weight
+/// that is quantized on the way lies as that of a [`Linear`](super::Linear): `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Conv1dLinear {
     /// `[in, out]`

@@ -246,6 +246,14 @@ impl Rope {
         Self { pairs, ..self }
     }
 
+    /// The length in tokens that has other frequencies than all longer ones, if these have the same.
+    pub fn switches_at(&self) -> Option<usize> {
+        match &self.longer {
+            Some(Longer { from, frequencies: LongFrequencies::Fixed(_) }) => Some(*from),
+            _ => None,
+        }
+    }
+
     /// The rotations of some positions of sequences that are `length` tokens long so far.
     ///
     /// # Shapes

@@ -229,6 +229,12 @@ pub trait CausalLm: PretrainedModel {
     /// What each layer keeps of the tokens it has seen: what [`Cache::new`] takes.
     fn cache_kinds(&self) -> Vec<CacheKind>;
 
+    /// A length in tokens: the cache of a sequence that outgrows it is of no use any more, because the layers see tokens of
+    /// longer sequences in another way. Such a sequence is computed anew, once, when it does. `None` if there is none.
+    fn restarts_at(&self) -> Option<usize> {
+        None
+    }
+
     /// # Shapes
     /// - input_ids: `[batch, seq]`
     /// - output: `[batch, seq, hidden]`

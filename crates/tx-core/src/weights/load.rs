@@ -191,7 +191,7 @@ pub fn load<M: Pretrained>(
         quantize: options.quantize,
         device,
         path: Vec::new(),
-        linear: false,
+        linear: None,
         report: WeightsReport::default(),
         filled: 0,
         quantized: 0,
@@ -372,6 +372,15 @@ fn tensor<const D: usize>(stored: &StoredTensor, dtype: DType, device: &Device) 
     Tensor::from_data(data, (device, dtype))
 }
 
+/// What a row of a linear layer's weight belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// An output: [`Linear`](crate::nn::Linear).
+    Outputs,
+    /// An input: [`Conv1dLinear`](crate::nn::Conv1dLinear).
+    Inputs,
+}
+
 /// Replaces each parameter by the tensor that was found for it.
 struct Filler<'a> {
     checkpoint: &'a Checkpoint,
@@ -384,8 +393,8 @@ struct Filler<'a> {
     quantize: Option<Quantization>,
     device: &'a Device,
     path: Vec<String>,
-    /// Whether the path ends in the weight of a [`Linear`](crate::nn::Linear).
-    linear: bool,
+    /// How the weight lies that the path ends in, if it is that of a linear layer.
+    linear: Option<Rows>,
     report: WeightsReport,
     filled: usize,
     quantized: usize,
@@ -418,16 +427,22 @@ impl<'a> Filler<'a> {
         Some((tensor, *self.ids.entry(key).or_default()))
     }
 
-    /// The quantized weight of a linear layer; `None` for other tensors, and where there is none.
+    /// The quantized weight of a linear layer, whose rows are those of outputs however the file has it; `None` for other
+    /// tensors, and where there is none.
     ///
     /// It is a tensor of its own even where the weight is tied: the rows of the other one, an embedding, stay dense.
     fn quantize(&mut self, path: &str, stored: &StoredTensor) -> Option<Tensor<2>> {
-        let Quantization::Int8 = self.quantize?;
-        if !self.linear || stored.shape.len() != 2 {
+        let (Quantization::Int8, rows) = (self.quantize?, self.linear?);
+        if stored.shape.len() != 2 {
             return None;
         }
         // Made of what the file has: another dtype of the other weights would only round it once more.
-        let weight = tensor(stored, loaded_dtype(stored, None, self.device), self.device);
+        let dtype = loaded_dtype(stored, None, self.device);
+        let weight: Tensor<2> = tensor(stored, dtype, self.device);
+        let weight = match rows {
+            Rows::Outputs => weight,
+            Rows::Inputs => Tensor::from_data(weight.transpose().into_data(), (self.device, dtype)),
+        };
         if !tx_kernels::can_quantize(&weight) {
             self.not_quantized.push((self.canonical)(path));
             return None;
@@ -440,7 +455,11 @@ impl<'a> Filler<'a> {
 impl ModuleMapper for Filler<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.push(name.to_owned());
-        self.linear = name == "weight" && container == "Struct:Linear";
+        self.linear = match (name, container) {
+            ("weight", "Struct:Linear") => Some(Rows::Outputs),
+            ("weight", "Struct:Conv1dLinear") => Some(Rows::Inputs),
+            _ => None,
+        };
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
@@ -451,7 +470,7 @@ impl ModuleMapper for Filler<'_> {
         let path = self.path.join(".");
         let Some((stored, id)) = self.find(&path, param.lazy_shape().as_slice(), true) else { return param };
         let tensor = match self.quantize(&path, stored) {
-            // `D` is 2: the shape is that of the parameter.
+            // `D` is 2: the parameter is a matrix.
             Some(weight) => Tensor::from_dispatch(weight.into_dispatch()),
             None => tensor(stored, loaded_dtype(stored, self.weights, self.device), self.device),
         };
@@ -543,3 +562,6 @@ impl ModuleVisitor for Counter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,8 +16,10 @@ const DIM: usize = 6;
 /// Looks at its past through attention without positions, or through a state.
 #[derive(Debug)]
 pub(crate) struct Toy {
-    table: Tensor<2>,
-    kind: CacheKind,
+    pub(crate) table: Tensor<2>,
+    pub(crate) kind: CacheKind,
+    /// Longer sequences are seen in another way.
+    pub(crate) restarts_at: Option<usize>,
 }
 
 impl Toy {
@@ -25,7 +27,7 @@ impl Toy {
         let mut random = Random::new(seed, 0);
         let values: Vec<f32> = (0..VOCAB * DIM).map(|_| (random.uniform() * 4.0 - 2.0) as f32).collect();
         let table = Tensor::<1>::from_floats(values.as_slice(), &Device::default()).reshape([VOCAB, DIM]);
-        Self { table, kind }
+        Self { table, kind, restarts_at: None }
     }
 
     pub(crate) fn generator(&self) -> Generator<'_> {
@@ -52,6 +54,10 @@ impl CausalLm for Toy {
         vec![self.kind]
     }
 
+    fn restarts_at(&self) -> Option<usize> {
+        self.restarts_at
+    }
+
     fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, seq] = input_ids.dims();
         self.table.clone().select(0, input_ids.reshape([batch * seq])).reshape([batch, seq, DIM])
@@ -59,6 +65,7 @@ impl CausalLm for Toy {
 
     fn decode(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
+        let outgrown = self.restarts_at.is_some_and(|at| cache.length() + seq > at);
         let mut mixed = x.clone();
         for layer in cache.layers() {
             mixed = match self.kind {
@@ -89,7 +96,8 @@ impl CausalLm for Toy {
                 CacheKind::Full | CacheKind::Sliding(_) => {
                     let window = if let CacheKind::Sliding(window) = self.kind { Some(window) } else { None };
                     let heads = x.clone().reshape([batch, seq, 1, DIM]);
-                    let (k, v) = layer.append(heads.clone(), heads.clone());
+                    let k = if outgrown { heads.clone() * -0.7 } else { heads.clone() };
+                    let (k, v) = layer.append(k, heads.clone());
                     let mask = inputs.causal_mask(window);
                     let seen = attention(heads.neg(), k, v, AttentionOptions::new(&mask), record);
                     seen.reshape([batch, seq, DIM])
@@ -121,20 +129,24 @@ pub(crate) fn ids(generated: &Generated) -> Vec<Vec<u32>> {
     generated.sequences.iter().map(|sequence| sequence.ids.clone()).collect()
 }
 
-fn generate(toy: &Toy, prompts: &[Vec<u32>], config: &GenerationConfig) -> Generated {
+pub(crate) fn generate(toy: &Toy, prompts: &[Vec<u32>], config: &GenerationConfig) -> Generated {
     toy.generator().generate(prompts, config, &mut Hooks::default()).unwrap()
 }
 
+/// The scores of what follows some tokens, which see what is in a cache.
+pub(crate) fn next_scores(toy: &Toy, ids: &[u32], cache: &mut Cache) -> Vec<f32> {
+    let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let input_ids = Tensor::<1, Int>::from_data(row.as_slice(), &Device::default()).unsqueeze::<2>();
+    let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None };
+    let scores = toy.forward(&inputs, cache, &mut Record::none());
+    scores.narrow(1, ids.len() - 1, 1).into_data().iter::<f32>().collect()
+}
+
 /// Greedy tokens by whole passes, without a cache.
-fn naive(toy: &Toy, prompt: &[u32], new: usize) -> Vec<u32> {
+pub(crate) fn naive(toy: &Toy, prompt: &[u32], new: usize) -> Vec<u32> {
     let mut ids = prompt.to_vec();
     for _ in 0..new {
-        let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let input_ids = Tensor::<1, Int>::from_data(row.as_slice(), &Device::default()).unsqueeze::<2>();
-        let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None };
-        let mut cache = Cache::new(&toy.cache_kinds(), 64);
-        let scores = toy.forward(&inputs, &mut cache, &mut Record::none());
-        let scores: Vec<f32> = scores.narrow(1, ids.len() - 1, 1).into_data().iter::<f32>().collect();
+        let scores = next_scores(toy, &ids, &mut Cache::new(&toy.cache_kinds(), 64));
         ids.push(argmax(&scores));
     }
     ids

@@ -2,7 +2,8 @@
 //!
 //! Milakov & Gimelshein, 2018 (arXiv:1805.02867); Dao et al., 2022 (arXiv:2205.14135). The queries of a block lie in the
 //! lanes of vectors, so the softmax needs no sums across lanes, and its result is already the panel of the product with
-//! the values. Keys and values are read where they lie.
+//! the values. Keys and values are read where they lie, or, if they are bytes, widened by blocks that stay in the nearest
+//! cache.
 
 use macerator::{Simd, WithSimd};
 
@@ -14,19 +15,63 @@ use super::{Aligned, Scratch, rows};
 /// Keys whose scores are held at a time.
 const KEYS: usize = 512;
 
+/// Elements of keys or values that are widened at a time: half of the nearest cache.
+const WIDENED: usize = 1 << 12;
+
 /// `[batch, seq, heads, dim]` with elements of `dim` beside each other.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    pub data: &'a [f32],
+pub struct View<'a, E = f32> {
+    pub data: &'a [E],
     /// Elements from one to the next along the first three axes.
     pub strides: [usize; 3],
 }
 
-impl<'a> View<'a> {
+impl<'a, E> View<'a, E> {
+    /// From a head of a token on.
+    fn start_at(&self, batch: usize, seq: usize, head: usize) -> &'a [E] {
+        &self.data[batch * self.strides[0] + seq * self.strides[1] + head * self.strides[2]..]
+    }
+
     /// The `dim` elements of a head.
-    pub fn row(&self, batch: usize, seq: usize, head: usize, dim: usize) -> &'a [f32] {
-        let start = batch * self.strides[0] + seq * self.strides[1] + head * self.strides[2];
-        &self.data[start..start + dim]
+    pub fn row(&self, batch: usize, seq: usize, head: usize, dim: usize) -> &'a [E] {
+        &self.start_at(batch, seq, head)[..dim]
+    }
+}
+
+/// Keys or values.
+#[derive(Debug, Clone, Copy)]
+pub enum Kv<'a> {
+    Float(View<'a>),
+    /// Bytes, and the factor of each head of each token.
+    Int8 {
+        values: View<'a, i8>,
+        scales: View<'a>,
+    },
+}
+
+impl Kv<'_> {
+    fn is_float(&self) -> bool {
+        matches!(self, Self::Float(_))
+    }
+
+    /// `count` tokens of a head from `first` on, of `dim` elements each: where they begin, and elements from one token to
+    /// the next. Bytes are widened into `room`.
+    fn tokens(
+        &self,
+        [batch, first, head]: [usize; 3],
+        count: usize,
+        dim: usize,
+        room: &mut [f32],
+    ) -> (*const f32, usize) {
+        match self {
+            Self::Float(view) => (view.start_at(batch, first, head).as_ptr(), view.strides[1]),
+            Self::Int8 { values, scales } => {
+                let (values, stride) = (values.start_at(batch, first, head), values.strides[1]);
+                let (scales, step) = (scales.start_at(batch, first, head), scales.strides[1]);
+                rows::widen_i8(values, stride, scales, step, dim.max(1), &mut room[..count * dim]);
+                (room.as_ptr(), dim)
+            }
+        }
     }
 }
 
@@ -34,8 +79,8 @@ impl<'a> View<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
     pub q: View<'a>,
-    pub k: View<'a>,
-    pub v: View<'a>,
+    pub k: Kv<'a>,
+    pub v: Kv<'a>,
     pub batch: usize,
     pub queries: usize,
     pub keys: usize,
@@ -75,6 +120,16 @@ impl Attention<'_> {
             macerator::AutoArch::new().dispatch(block);
         });
     }
+
+    /// The keys of a block, and room for their elements if they are widened.
+    fn block(&self) -> (usize, usize) {
+        if self.k.is_float() && self.v.is_float() {
+            return (KEYS, 0);
+        }
+        let dim = self.dim.max(self.value_dim);
+        let keys = (WIDENED / dim.max(1)).clamp(8, KEYS);
+        (keys, keys * dim)
+    }
 }
 
 /// Some queries that share a head of keys.
@@ -108,9 +163,11 @@ impl WithSimd for Block<'_> {
         q.iter_mut().for_each(|q| *q *= of.scale);
 
         let range = self.visible(lanes);
-        let mut scores = Scratch::<f32>::take((KEYS.min(range.len()) + MAX_COLUMNS) * width);
+        let (keys, room) = of.block();
+        let mut widened = Scratch::<f32>::take(room);
+        let mut scores = Scratch::<f32>::take((keys.min(range.len()) + MAX_COLUMNS) * width);
         let mut sums = Scratch::<f32>::take((of.value_dim + MAX_COLUMNS) * width);
-        let mut part = Scratch::<f32>::take(if range.len() > KEYS { sums.len() } else { 0 });
+        let mut part = Scratch::<f32>::take(if range.len() > keys { sums.len() } else { 0 });
         let mut max = Aligned([f32::NEG_INFINITY; 64]);
         let mut total = Aligned([0f32; 64]);
         if let Some(sinks) = of.sinks {
@@ -118,12 +175,11 @@ impl WithSimd for Block<'_> {
                 (max.0[lane], total.0[lane]) = (sinks[head], 1.0);
             }
         }
-        for first in range.clone().step_by(KEYS) {
-            let count = KEYS.min(range.end - first);
-            let start = |view: &View<'_>| {
-                view.data[batch * view.strides[0] + first * view.strides[1] + group * view.strides[2]..].as_ptr()
-            };
-            let k = Broadcast { start: start(&of.k), column: of.k.strides[1], step: 1 };
+        for first in range.clone().step_by(keys) {
+            let count = keys.min(range.end - first);
+            let at = [batch, first, group];
+            let (start, column) = of.k.tokens(at, count, of.dim, &mut widened);
+            let k = Broadcast { start, column, step: 1 };
             // SAFETY: `q` has `width` lanes for each element; `count` keys follow `first`; the scores have room for them.
             unsafe {
                 tile::panel::<S, true>(&panel, of.dim, q.as_ptr(), k, count, std::ptr::null(), scores.as_mut_ptr());
@@ -149,7 +205,8 @@ impl WithSimd for Block<'_> {
             total.0.iter_mut().zip(factor).for_each(|(total, factor)| *total *= factor);
             rows::lane_exp(scores, &max.0[..width], &mut total.0[..width]);
 
-            let v = Broadcast { start: start(&of.v), column: 1, step: of.v.strides[1] };
+            let (start, step) = of.v.tokens(at, count, of.value_dim, &mut widened);
+            let v = Broadcast { start, column: 1, step };
             let into = if first == range.start { &mut sums } else { &mut part };
             // SAFETY: the scores have `width` lanes for each of `count` keys, each of which has a value.
             unsafe {

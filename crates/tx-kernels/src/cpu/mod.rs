@@ -15,6 +15,7 @@
 //! | `dots.rs` | the same for few rows |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
+//! | `kv.rs` | the buffers of a cache |
 //! | `rows.rs` | everything that goes row by row or element by element |
 //! | `transposed.rs` | products with weights that lie the other way round |
 //! | `scratch.rs` | memory that is used again |
@@ -23,6 +24,7 @@
 mod attention;
 mod conv;
 mod dots;
+pub mod kv;
 mod lanes;
 mod panels;
 pub mod product;
@@ -47,7 +49,7 @@ use self::product::{Factor, Out, Weight, parallel};
 pub use self::scratch::Lines;
 use self::scratch::{Aligned, Scratch};
 use self::transposed::Transposed;
-use crate::{AttentionOptions, Epilogue, Pairs, Pointwise, reference};
+use crate::{AttentionOptions, Epilogue, KvTensor, Pairs, Pointwise, reference};
 
 /// Elements per task of a kernel that goes element by element: they stay in the nearest caches.
 const CHUNK: usize = 1 << 14;
@@ -167,7 +169,7 @@ fn by_rows<const D: usize>(shape: [usize; D], kernel: impl Fn(usize, &mut [f32])
     unsafe { create(shape, write) }
 }
 
-pub fn swiglu<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor<D>> {
+pub fn gated<const D: usize>(act: Pointwise, gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor<D>> {
     if gate.dims() != up.dims() {
         return None;
     }
@@ -176,7 +178,7 @@ pub fn swiglu<const D: usize>(gate: &Tensor<D>, up: &Tensor<D>) -> Option<Tensor
     let (gate, up) = (slice(&gate), slice(&up));
     Some(by_rows(shape, |i, out| {
         let range = i * row..(i + 1) * row;
-        rows::swiglu(&gate[range.clone()], &up[range], out);
+        rows::gated(act, &gate[range.clone()], &up[range], out);
     }))
 }
 
@@ -238,39 +240,6 @@ pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>, pairs: Pairs) -> 
         }
         out[rotated..].copy_from_slice(&x[rotated..]);
     }))
-}
-
-/// Writes rows into a buffer, in place if nothing else holds it.
-#[expect(clippy::result_large_err, reason = "what is not taken goes back")]
-pub fn write_rows(buffer: Tensor<4>, at: usize, x: &Tensor<4>) -> Result<Tensor<4>, Tensor<4>> {
-    let [batch, rows, heads, dim] = buffer.dims();
-    let new = x.dims()[1];
-    if x.dims() != [batch, new, heads, dim] || at + new > rows || flex(&buffer).is_none() {
-        return Err(buffer);
-    }
-    let Some(x) = viewable(x) else { return Err(buffer) };
-    let mut held = match buffer.into_dispatch().kind {
-        DispatchTensorKind::Flex(BackendTensor::Float(held)) => held,
-        kind => {
-            return Err(Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled }));
-        }
-    };
-    let whole = held.layout().is_contiguous()
-        && held.layout().start_offset() == 0
-        && held.bytes().len() == 4 * batch * rows * heads * dim;
-    let x = view(&x);
-    let Some(values) = (if whole && held.is_unique() { held.try_storage_mut::<f32>() } else { None }) else {
-        return Err(Tensor::from_primitive::<burn::backend::Flex>(held));
-    };
-    for b in 0..batch {
-        for row in 0..new {
-            let to = &mut values[((b * rows + at + row) * heads) * dim..][..heads * dim];
-            for (head, to) in to.chunks_exact_mut(dim).enumerate() {
-                to.copy_from_slice(x.row(b, row, head, dim));
-            }
-        }
-    }
-    Ok(Tensor::from_primitive::<burn::backend::Flex>(held))
 }
 
 /// Rows of a table, widened to f32.
@@ -455,25 +424,14 @@ fn given<const D: usize>(x: &Option<Tensor<D>>) -> Option<Option<FlexTensor>> {
 
 /// What a [`View`] of a tensor with three or four axes needs: elements of the last axis beside each other.
 fn viewable<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
-    match flex(x)? {
-        BackendTensor::Float(x) if x.dtype() == DType::F32 => {
-            let strides = x.layout().strides();
-            let fits = strides[D - 1] == 1 && strides.iter().all(|&stride| stride >= 0);
-            Some(if fits { x } else { x.to_contiguous() })
-        }
-        _ => None,
-    }
+    kv::viewable::<f32, D, _>(x)
 }
 
 fn view(x: &FlexTensor) -> View<'_> {
-    let strides = x.layout().strides();
-    View {
-        data: &x.storage::<f32>()[x.layout().start_offset()..],
-        strides: [strides[0] as usize, strides[1] as usize, strides[2] as usize],
-    }
+    kv::view(x)
 }
 
-pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &AttentionOptions<'_>) -> Option<Tensor<4>> {
+pub fn attention(q: &Tensor<4>, k: &KvTensor, v: &KvTensor, options: &AttentionOptions<'_>) -> Option<Tensor<4>> {
     let [batch, queries, heads, dim] = q.dims();
     let [_, keys, groups, _] = k.dims();
     let value_dim = v.dims()[3];
@@ -496,11 +454,11 @@ pub fn attention(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &Attentio
         Some(sinks) => Some(floats(sinks).filter(|_| sinks.dims() == [heads])?),
         None => None,
     };
-    let (q, k, v) = (viewable(q)?, viewable(k)?, viewable(v)?);
+    let (q, k, v) = (viewable(q)?, kv::Held::new(k)?, kv::Held::new(v)?);
     let attention = |out: Out| Attention {
         q: view(&q),
-        k: view(&k),
-        v: view(&v),
+        k: k.kv(),
+        v: v.kv(),
         batch,
         queries,
         keys,

@@ -83,6 +83,33 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// GELU with the error function.
+#[inline(always)]
+fn gelu_of(x: f32) -> f32 {
+    let half = 0.5 * x;
+    half.mul_add(erf(x * std::f32::consts::FRAC_1_SQRT_2), half)
+}
+
+/// GELU with the tanh approximation.
+#[inline(always)]
+fn gelu_tanh_of(x: f32) -> f32 {
+    let inner = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
+    let half = 0.5 * x;
+    half.mul_add(tanh(inner), half)
+}
+
+/// `x · σ(x)`.
+#[inline(always)]
+fn silu_of(x: f32) -> f32 {
+    x * sigmoid(x)
+}
+
+/// `max(x, 0)`; NaN stays.
+#[inline(always)]
+fn relu_of(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// Applies an activation to each element.
 pub fn pointwise(act: Pointwise, x: &mut [f32]) {
     match act {
@@ -90,6 +117,24 @@ pub fn pointwise(act: Pointwise, x: &mut [f32]) {
         Pointwise::GeluTanh => gelu_tanh(x),
         Pointwise::Silu => silu(x),
         Pointwise::Relu => relu(x),
+    }
+}
+
+/// `act(gate) · up`.
+pub fn gated(act: Pointwise, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    match act {
+        Pointwise::Gelu => gelu_gated(gate, up, out),
+        Pointwise::GeluTanh => gelu_tanh_gated(gate, up, out),
+        Pointwise::Silu => silu_gated(gate, up, out),
+        Pointwise::Relu => relu_gated(gate, up, out),
+    }
+}
+
+/// `act(gate) · up`, element by element.
+#[inline(always)]
+fn gate_by(act: impl Fn(f32) -> f32, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        *out = act(gate) * up;
     }
 }
 
@@ -106,45 +151,51 @@ multiversion! {
     /// GELU with the error function, in place.
     pub fn gelu(x: &mut [f32]) {
         for x in x {
-            let half = 0.5 * *x;
-            *x = half.mul_add(erf(*x * std::f32::consts::FRAC_1_SQRT_2), half);
+            *x = gelu_of(*x);
         }
     }
 
     /// GELU with the tanh approximation, in place.
     pub fn gelu_tanh(x: &mut [f32]) {
         for x in x {
-            let inner = 0.797_884_6 * (0.044_715 * *x * *x).mul_add(*x, *x);
-            let half = 0.5 * *x;
-            *x = half.mul_add(tanh(inner), half);
+            *x = gelu_tanh_of(*x);
         }
     }
 
     /// `x · σ(x)`, in place.
     pub fn silu(x: &mut [f32]) {
         for x in x {
-            *x *= sigmoid(*x);
+            *x = silu_of(*x);
         }
     }
 
     /// `max(x, 0)`, in place; NaN stays.
     pub fn relu(x: &mut [f32]) {
         for x in x {
-            *x = if *x < 0.0 { 0.0 } else { *x };
+            *x = relu_of(*x);
         }
+    }
+
+    fn gelu_gated(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        gate_by(gelu_of, gate, up, out);
+    }
+
+    fn gelu_tanh_gated(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        gate_by(gelu_tanh_of, gate, up, out);
+    }
+
+    fn silu_gated(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        gate_by(silu_of, gate, up, out);
+    }
+
+    fn relu_gated(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        gate_by(relu_of, gate, up, out);
     }
 
     /// `cap · tanh(x / cap)`, in place.
     pub fn softcap(cap: f32, x: &mut [f32]) {
         for x in x {
             *x = cap * tanh(*x / cap);
-        }
-    }
-
-    /// `gate · σ(gate) · up`.
-    pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-            *out = gate * sigmoid(gate) * up;
         }
     }
 
@@ -248,6 +299,17 @@ multiversion! {
             *to = (x.mul_add(inverse, 12_582_912.0).to_bits() as i32 - 12_582_912.0f32.to_bits() as i32) as i8;
         }
         scale
+    }
+
+    /// Lines of `dim` bytes, each times its scale, one after another: a line begins every `stride` bytes, and every `step`th
+    /// number is a scale.
+    pub fn widen_i8(x: &[i8], stride: usize, scales: &[f32], step: usize, dim: usize, to: &mut [f32]) {
+        for (i, to) in to.chunks_exact_mut(dim).enumerate() {
+            let scale = scales[i * step];
+            for (to, &x) in to.iter_mut().zip(&x[i * stride..][..dim]) {
+                *to = f32::from(x) * scale;
+            }
+        }
     }
 
     /// The lanes' maxima over all lines `[lines][width]`, continued from `max`.

@@ -174,6 +174,11 @@ impl Decoder for Phi3Model {
         vec![self.window.map_or(CacheKind::Full, CacheKind::Sliding); self.layers.len()]
     }
 
+    // Keys that were rotated by the short sequence's frequencies are of no use to queries that have the long one's.
+    fn restarts_at(&self) -> Option<usize> {
+        self.rope.switches_at()
+    }
+
     fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
         self.embed_tokens.forward(input_ids)
     }

@@ -1,4 +1,6 @@
 //! `tx chat`: a conversation with a model that has a chat template.
+//!
+//! What is said is kept as long as it fits the model's context; what does not is refused, and the conversation goes on.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -85,11 +87,24 @@ pub fn run(args: &ChatArgs, common: &Common) -> Result<()> {
             command if command.starts_with('/') => eprintln!("`{command}` is no command. {HELP}"),
             text => {
                 messages.push(Message::user(text));
-                let answer = answer(&model, &template, &mut session, &messages, &args.generation, terminal)?;
-                messages.push(Message::assistant(answer));
+                match answer(&model, &template, &mut session, &messages, &args.generation, terminal) {
+                    Ok(answer) => messages.push(Message::assistant(answer)),
+                    // The conversation is as it was before, so that a shorter text may follow, or `/reset`.
+                    Err(error) if does_not_fit(&error) => {
+                        eprintln!("{error}; say it shorter, or begin anew with /reset");
+                        messages.pop();
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
+}
+
+/// Whether a conversation is too long for the model, or for what was asked of it.
+fn does_not_fit(error: &Error) -> bool {
+    let lengths = ["input_ids", "max_length", "max_new_tokens"];
+    matches!(error, Error::Input { what, .. } if lengths.contains(&what.as_str()))
 }
 
 /// One answer, shown while it is generated.
@@ -102,11 +117,13 @@ fn answer(
     statistics: bool,
 ) -> Result<String> {
     let mut config = args.config(&model.folder)?;
-    if config.max_new_tokens.is_none() && config.max_length.is_none() {
-        config.max_new_tokens = Some(MAX_NEW_TOKENS);
-    }
     let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
     let prompt = template.render(messages, &options)?.encode(model.tokenizer()?)?.ids;
+    if config.max_new_tokens.is_none() && config.max_length.is_none() {
+        // The last token is not sent through the model.
+        let room = model.model.limits.max_length.map_or(MAX_NEW_TOKENS, |max| (max + 1).saturating_sub(prompt.len()));
+        config.max_new_tokens = Some(room.clamp(1, MAX_NEW_TOKENS));
+    }
     let constraint = model.constraint(args, &config)?;
     let failed = RefCell::new(None);
     let mut streamer = TextStreamer::new(|ids: &[u32]| model.decode(ids));

@@ -97,6 +97,9 @@ pub struct GenerationArgs {
     /// Leads away from the prompt without its last tokens, if above 1
     #[arg(long, value_name = "G")]
     pub guidance_scale: Option<f64>,
+    /// How keys and values are kept: `dynamic`, as they are, or `quantized`, in 8 bits
+    #[arg(long, value_name = "NAME")]
+    pub cache_implementation: Option<String>,
     /// Looks this many tokens up in the prompt, which the model checks in one pass
     #[arg(long, value_name = "N")]
     pub prompt_lookup_num_tokens: Option<usize>,
@@ -150,6 +153,7 @@ impl GenerationArgs {
             stop_strings: given(&self.stop),
             max_time: self.max_time,
             guidance_scale: self.guidance_scale,
+            cache_implementation: self.cache_implementation.clone(),
             prompt_lookup_num_tokens: self.prompt_lookup_num_tokens,
             ..Overrides::default()
         });
