@@ -204,7 +204,10 @@ pub fn from_folder<T: ?Sized + Task>(
 ) -> Result<Auto<T>> {
     let config = Config::from_folder(folder)?;
     let model_type = config.model_type()?;
-    let Some(entry) = table.iter().find(|entry| entry.model_type == model_type) else {
+    // An architecture may have several classes for a task: the one that the config names, or else the first.
+    let of_type = || table.iter().filter(|entry| entry.model_type == model_type);
+    let named = of_type().find(|entry| config.architectures().contains(&entry.class));
+    let Some(entry) = named.or_else(|| of_type().next()) else {
         let tasks: Vec<_> = classes.iter().filter(|c| c.model_type() == model_type).map(|c| c.task()).collect();
         return Err(if tasks.is_empty() {
             unknown_architecture(&config, model_type, classes)
