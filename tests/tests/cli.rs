@@ -29,7 +29,7 @@ fn help_and_version_succeed() {
         assert!(ran.code == Some(0) && ran.err.is_empty() && ran.out.contains("tx"), "{args:?}: {ran:?}");
     }
     let help = tx(&["--help"]).out;
-    for command in ["run", "generate", "chat", "embed", "forward", "info", "models", "download"] {
+    for command in ["run", "generate", "chat", "embed", "forward", "info", "models", "download", "bench"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
     }
 }
@@ -410,6 +410,59 @@ fn generate_says_what_does_not_fit() {
     }
     let line = fails(&["chat", "--model", path]);
     assert!(line.contains("tokenizer"), "{line}");
+}
+
+#[test]
+fn bench_measures_language_models_and_others() {
+    let model = language_model();
+    let args = ["bench", model.path().to_str().unwrap(), "--prompt-tokens", "6", "--new-tokens", "3", "--rounds", "2"];
+    let measure = |extra: &[&str]| -> Value {
+        serde_json::from_str(&succeeds(&[&args[..], &["--json"], extra].concat())).unwrap()
+    };
+    let document = measure(&["--batch-size", "2"]);
+    assert_eq!((&document["class"], &document["device"]), (&json!("LlamaForCausalLM"), &json!("cpu")));
+    let runs = document["runs"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| &run["batch_size"]).collect::<Vec<_>>(), [1, 2]);
+    let positive = |value: &Value| value.as_f64().is_some_and(|number| number > 0.0);
+    for run in runs {
+        assert_eq!((&run["tokens"], &run["decode"]["new_tokens"]), (&json!(6), &json!(3)));
+        let decode = &run["decode"];
+        let numbers = [&run["tokens_per_second"], &decode["tokens_per_second"], &decode["share"]];
+        assert!(numbers.into_iter().all(positive), "{document}");
+    }
+    for name in ["load_seconds", "first_pass_seconds", "stream_bandwidth"] {
+        assert!(positive(&document[name]), "{name}: {document}");
+    }
+    // Weights that were quantized are not those of the file.
+    assert_eq!(measure(&["--quantize", "int8"])["runs"][0]["decode"]["share"], Value::Null);
+    let table = succeeds(&args);
+    assert!(table.contains("LlamaForCausalLM") && table.contains("new tokens"), "{table}");
+
+    let model = Model::of_case("masked-lm");
+    let others = succeeds(&["bench", model.path(), "--rounds", "1", "--json"]);
+    let document: Value = serde_json::from_str(&others).unwrap();
+    assert_eq!(document["class"], "BertModel");
+    assert_eq!((&document["runs"][0]["batch_size"], &document["runs"][1]["batch_size"]), (&json!(1), &json!(8)));
+    assert!(positive(&document["runs"][1]["seconds"]) && document["runs"][1]["decode"].is_null(), "{document}");
+}
+
+#[test]
+fn bench_says_what_does_not_fit() {
+    let model = language_model();
+    let wrong = [
+        (["--rounds", "0"], "--rounds: 0, expected 1 to 1000"),
+        (["--new-tokens", "1"], "--new-tokens: 1, expected 2 to "),
+        (["--prompt-tokens", "0"], "--prompt-tokens: 0, expected 1 to "),
+        (["--prompt-tokens", "99999999999"], "--prompt-tokens: 99999999999, expected 1 to "),
+        (["--batch-size", "0"], "--batch-size: 0, expected 1 to "),
+        (["--batch-size", "1000000"], "--batch-size: 1000000, expected 1 to "),
+    ];
+    for (extra, expected) in wrong {
+        let line = fails(&[&["bench", model.path().to_str().unwrap()][..], &extra].concat());
+        assert!(line.starts_with(&format!("error: {expected}")), "{extra:?}: {line}");
+    }
+    assert_eq!(tx(&["bench"]).code, Some(2));
+    assert_eq!(tx(&["bench", "x", "--rounds=-1"]).code, Some(2));
 }
 
 #[test]

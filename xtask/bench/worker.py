@@ -32,6 +32,14 @@ def token_ids(batch: int, seq: int, vocab_size: int) -> list[list[int]]:
     return rows
 
 
+def add_generation(parser) -> None:
+    """What the workers for language models are told: a prompt for every row, and how many single tokens follow it. A
+    repetition is those tokens, with the prompt in the cache; or the prompt itself if there are none."""
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--prompt", type=int, required=True, help="tokens of each prompt")
+    parser.add_argument("--steps", type=int, required=True, help="tokens that follow it, one by one")
+
+
 def peak_bytes() -> int | None:
     """The most memory that was resident. `ru_maxrss` would count what the starting process had, too."""
     try:

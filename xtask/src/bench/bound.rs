@@ -17,16 +17,18 @@ pub struct Ceilings {
     pub stream_bandwidth: f64,
 }
 
-/// What an encoder has to do.
+/// What a model has to do.
 pub struct Cost {
-    /// Operations of the layers' linear maps; a multiplication and an addition count as two.
+    /// Operations of the linear maps; a multiplication and an addition count as two.
     linear: f64,
     /// Operations of the two products of attention, which are in f32 whatever the weights are.
     attention: f64,
-    /// The size of the linear maps' weights, which are read at least once.
+    /// What is read at least: the linear maps' weights, and keys and values that were kept.
     bytes: f64,
-    /// Whether the weights are int8, and not f32.
+    /// Whether the weights are int8. Others are multiplied in f32.
     int8: bool,
+    /// How many tokens go through the model.
+    pub tokens: usize,
 }
 
 /// The least time.
@@ -40,27 +42,45 @@ pub struct Bound {
 }
 
 impl Cost {
-    /// The cost of one pass over sequences of these lengths, in tokens, without any padding. Embeddings, norms and the
-    /// pooler are left out.
-    pub fn new(model: &Path, lengths: &[usize], int8: bool) -> Result<Self> {
-        let path = model.join("config.json");
-        let config = read_json(&path)?;
-        let size = |key: &str| {
-            let value = config[key].as_f64();
-            value.with_context(|| format!("{}: `{key}` is not a number", path.display()))
-        };
-        let (hidden, intermediate) = (size("hidden_size")?, size("intermediate_size")?);
-        let layers = size("num_hidden_layers")?;
+    /// The cost of one pass of BERT over sequences of these lengths, in tokens, without any padding. Embeddings, norms
+    /// and the pooler are left out.
+    pub fn encoder(model: &Path, lengths: &[usize], int8: bool) -> Result<Self> {
+        let [hidden, intermediate, layers] = sizes(model, ["hidden_size", "intermediate_size", "num_hidden_layers"])?;
         // Queries, keys, values and output; up and down.
         let weights = layers * (4.0 * hidden * hidden + 2.0 * hidden * intermediate);
-        let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
+        let tokens: usize = lengths.iter().sum();
         let pairs: f64 = lengths.iter().map(|&length| (length as f64).powi(2)).sum();
         Ok(Self {
-            linear: 2.0 * weights * tokens,
+            linear: 2.0 * weights * tokens as f64,
             attention: 2.0 * 2.0 * pairs * hidden * layers,
             bytes: weights * if int8 { 1.0 } else { 4.0 },
             int8,
+            tokens,
         })
+    }
+
+    /// The cost of passes of LLaMA over some sequences at once: for each pass, how many tokens of a sequence are in the
+    /// cache, which keeps f32, and how many are new, of which the last one gets scores. The embedding, whose rows are
+    /// looked up, counts as the head that shares it.
+    pub fn decoder(model: &Path, batch: usize, passes: &[(usize, usize)], bytes_per_weight: f64) -> Result<Self> {
+        let [hidden, intermediate, layers, vocab] =
+            sizes(model, ["hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"])?;
+        let [heads, kv_heads] = sizes(model, ["num_attention_heads", "num_key_value_heads"])?;
+        let kv = hidden / heads * kv_heads;
+        // Queries and output, keys and values; gate, up and down.
+        let weights = layers * (2.0 * hidden * hidden + 2.0 * hidden * kv + 3.0 * hidden * intermediate);
+        let head = vocab * hidden;
+        let (mut cost, rows) = (Self { linear: 0.0, attention: 0.0, bytes: 0.0, int8: false, tokens: 0 }, batch as f64);
+        for &(seen, new) in passes {
+            cost.tokens += batch * new;
+            let (seen, new) = (seen as f64, new as f64);
+            // A token sees those before it and itself.
+            let pairs = new * seen + new * (new + 1.0) / 2.0;
+            cost.linear += 2.0 * rows * (weights * new + head);
+            cost.attention += 2.0 * 2.0 * rows * pairs * hidden * layers;
+            cost.bytes += (weights + head) * bytes_per_weight + rows * seen * 2.0 * kv * layers * 4.0;
+        }
+        Ok(cost)
     }
 
     pub fn bound(&self, ceilings: &Ceilings) -> Bound {
@@ -72,6 +92,18 @@ impl Cost {
     }
 }
 
+/// Numbers of a `config.json`.
+fn sizes<const N: usize>(model: &Path, keys: [&str; N]) -> Result<[f64; N]> {
+    let path = model.join("config.json");
+    let config = read_json(&path)?;
+    let mut sizes = [0.0; N];
+    for (size, key) in sizes.iter_mut().zip(keys) {
+        let number = config[key].as_f64();
+        *size = number.with_context(|| format!("{}: `{key}` is not a number", path.display()))?;
+    }
+    Ok(sizes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,14 +113,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 3}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let cost = Cost::new(folder.path(), &[5, 1], true).unwrap();
+        let cost = Cost::encoder(folder.path(), &[5, 1], true).unwrap();
         // 3 · (4·4 + 2·16) weights, 6 tokens, 26 pairs.
-        assert_eq!((cost.linear, cost.attention, cost.bytes), (1728.0, 624.0, 144.0));
+        assert_eq!((cost.linear, cost.attention, cost.bytes, cost.tokens), (1728.0, 624.0, 144.0, 6));
         let ceilings = Ceilings { matrix_peak: 624.0, int8_peak: 1728.0, stream_bandwidth: 100.0 };
         let bound = cost.bound(&ceilings);
         assert_eq!((bound.seconds, bound.by), (2.0, "operations"));
         let bound = cost.bound(&Ceilings { stream_bandwidth: 48.0, ..ceilings });
         assert_eq!((bound.seconds, bound.by), (3.0, "bytes"));
-        assert!(Cost::new(Path::new("nowhere"), &[1], false).is_err());
+        assert!(Cost::encoder(Path::new("nowhere"), &[1], false).is_err());
+        let error = Cost::decoder(folder.path(), 1, &[(0, 1)], 4.0).err().unwrap().to_string();
+        assert!(error.contains("`vocab_size` is not a number"), "{error}");
+    }
+
+    #[test]
+    fn a_decoder_reads_its_weights_and_its_cache_in_every_pass() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 3, "vocab_size": 10,
+            "num_attention_heads": 2, "num_key_value_heads": 1}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        // 3 · (2·16 + 2·8 + 3·32) = 432 weights and 40 of the head; a token in the cache has 2·2·3 numbers.
+        let prompt = Cost::decoder(folder.path(), 1, &[(0, 5)], 2.0).unwrap();
+        assert_eq!((prompt.linear, prompt.attention, prompt.bytes), (4400.0, 720.0, 944.0));
+        let steps = Cost::decoder(folder.path(), 8, &[(5, 1), (6, 1)], 2.0).unwrap();
+        assert_eq!((steps.linear, steps.attention, steps.bytes), (15104.0, 4992.0, 6112.0));
+        assert_eq!((prompt.tokens, steps.tokens), (5, 16));
     }
 }

@@ -13,10 +13,11 @@ use tx_core::weights::synth::Recipe;
 use super::Setup;
 use crate::{cache, root, run};
 
-/// The folder of BERT-base with weights from a hash, made on first use.
-pub fn bert_base() -> Result<PathBuf> {
-    let source = root().join("xtask/bench/bert-base.json");
-    let folder = cache()?.join("bench/bert-base");
+/// The folder of a model of `xtask/bench` with weights from a hash, in f32 or bf16, made on first use.
+pub fn synthetic(name: &str, bf16: bool) -> Result<PathBuf> {
+    let source = root().join(format!("xtask/bench/{name}.json"));
+    let (suffix, dtype) = if bf16 { ("-bf16", Dtype::Bf16) } else { ("", Dtype::F32) };
+    let folder = cache()?.join("bench").join(name.to_owned() + suffix);
     let target = folder.join("config.json");
     let wanted = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
     if fs::read_to_string(&target).is_ok_and(|made| made == wanted) {
@@ -29,7 +30,7 @@ pub fn bert_base() -> Result<PathBuf> {
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let config = Config::from_file(&source)?;
     let class = find_class(&tx_text::models::classes(), &config, None)?;
-    Recipe::from_parameters(&source, class.parameters(&config)?, Dtype::F32).write(&folder, u64::MAX)?;
+    Recipe::from_parameters(&source, class.parameters(&config)?, dtype).write(&folder, u64::MAX)?;
     // The last file, as it says that the others are there.
     fs::write(&target, wanted).with_context(|| target.display().to_string())?;
     Ok(folder)
@@ -42,6 +43,15 @@ pub fn onnx(model: &Path, setup: &Setup) -> Result<PathBuf> {
         run(setup.python("export_onnx.py")?.arg(model).arg(&folder))?;
     }
     Ok(folder)
+}
+
+/// A checkpoint's export to GGUF, made on first use.
+pub fn gguf(model: &Path, setup: &Setup) -> Result<PathBuf> {
+    let file = model.join("model.gguf");
+    if !file.is_file() {
+        run(setup.llama_cpp("export_gguf.py")?.arg(model).arg(&file))?;
+    }
+    Ok(file)
 }
 
 /// The folder of all-MiniLM-L6-v2.

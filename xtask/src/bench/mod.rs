@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: tx beside Python on the same weights, inputs and number of threads, and beside what the machine
-//! can do.
+//! `cargo xtask bench`: tx beside Python and llama.cpp, on the same weights, inputs and number of threads, and beside
+//! what the machine can do.
 //!
 //! Every side is a process of its own, which loads its model once. The sides take turns of about half a second, so that
 //! a machine whose speed drifts slows all of them, and a ratio is that of turns which lie side by side.
@@ -46,11 +46,12 @@ const MAX_REPETITIONS: usize = 1000;
 /// Measure against Python.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// What to measure, by name or by the beginning of several: bert, bert-int8, minilm, start …; everything if none is
-    /// given.
+    /// What to measure, by name or by the beginning of several: bert, bert-int8, llama, minilm, start …; everything if
+    /// none is given.
     #[arg(value_name = "WORKLOAD")]
     workloads: Vec<String>,
-    /// Whom to measure against: torch, with sentence-transformers where texts are embedded, and onnxruntime; or none.
+    /// Whom to measure against: torch, with sentence-transformers where texts are embedded; onnxruntime; llama.cpp, for
+    /// language models; or none.
     #[arg(long, value_name = "PEERS", value_delimiter = ',', default_values = ["torch", "onnxruntime"])]
     against: Vec<String>,
     /// Where tx computes: the processor, which is the device whose ceilings are measured.
@@ -141,6 +142,12 @@ impl Setup {
         Ok(command)
     }
 
+    /// The same for one that needs llama.cpp.
+    fn llama_cpp(&self, script: &str) -> Result<Command> {
+        install("requirements-llama.txt")?;
+        self.python(script)
+    }
+
     /// Measures what the machine can do.
     fn ceilings(&self) -> Result<Ceilings> {
         eprintln!("measuring the machine");
@@ -150,11 +157,16 @@ impl Setup {
     }
 }
 
-/// The interpreter of the references, with the packages of the peers, which are installed on first use.
+/// The interpreter of the references, with the packages of the peers.
 fn python() -> Result<PathBuf> {
+    install("requirements.txt")
+}
+
+/// The interpreter of the references, with the packages of a file of `xtask/bench`, which are installed on first use.
+fn install(requirements: &str) -> Result<PathBuf> {
     let python = reference::python()?;
-    let requirements = root().join("xtask/bench/requirements.txt");
-    let stamp = cache()?.join("python/bench-requirements.txt");
+    let stamp = cache()?.join("python").join(format!("bench-{requirements}"));
+    let requirements = root().join("xtask/bench").join(requirements);
     let wanted = fs::read_to_string(&requirements).with_context(|| requirements.display().to_string())?;
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
@@ -178,6 +190,7 @@ fn measure(
 ) -> Result<Measured> {
     eprintln!("{name}: starting");
     let (mut sides, cost) = workload.start(peers, setup)?;
+    let tokens = cost.as_ref().map(|cost| cost.tokens);
     let tx_output = sides[0].output()?;
     let mut differences = Vec::new();
     for side in &mut sides[1..] {
@@ -206,7 +219,7 @@ fn measure(
     let mut results = Vec::new();
     for (mut side, seconds) in sides.into_iter().zip(seconds) {
         let peak_bytes = side.finish()?;
-        results.push(SideMeasured::new(side.name().to_owned(), seconds, peak_bytes));
+        results.push(SideMeasured::new(side.name().to_owned(), seconds, tokens, peak_bytes));
     }
     let tx = results.remove(0);
     let pairs = results.into_iter().zip(differences);

@@ -36,6 +36,8 @@ pub struct SideMeasured {
     median: f64,
     p10: f64,
     p90: f64,
+    /// Of the model, by the median.
+    tokens_per_second: Option<f64>,
     peak_bytes: Option<u64>,
     /// Every repetition, by rounds.
     rounds: Vec<Vec<f64>>,
@@ -108,15 +110,19 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 }
 
 impl SideMeasured {
-    pub fn new(name: String, rounds: Vec<Vec<f64>>, peak_bytes: Option<u64>) -> Self {
+    /// A side whose repetitions take `tokens` tokens through the model, if that can be said.
+    pub fn new(name: String, rounds: Vec<Vec<f64>>, tokens: Option<usize>, peak_bytes: Option<u64>) -> Self {
         let all = rounds.concat();
-        Self { name, median: median(&all), p10: quantile(&all, 0.1), p90: quantile(&all, 0.9), peak_bytes, rounds }
+        let (median, p10, p90) = (median(&all), quantile(&all, 0.1), quantile(&all, 0.9));
+        let tokens_per_second = tokens.map(|tokens| tokens as f64 / median);
+        Self { name, median, p10, p90, tokens_per_second, peak_bytes, rounds }
     }
 
-    /// The middle of the times, and where most of them lie.
-    fn cells(&self) -> [String; 3] {
+    /// The middle of the times, the tokens per second, and where most of the times lie.
+    fn cells(&self) -> [String; 4] {
+        let speed = self.tokens_per_second.map_or_else(none, three_digits);
         let memory = self.peak_bytes.map_or_else(none, |bytes| format!("{:.0}", bytes as f64 / 1e6));
-        [ms(self.median), format!("{}–{}", ms(self.p10), ms(self.p90)), memory]
+        [ms(self.median), speed, format!("{}–{}", ms(self.p10), ms(self.p90)), memory]
     }
 }
 
@@ -137,29 +143,33 @@ impl Measured {
 
     /// One line of the table for each peer, or one for tx alone.
     fn lines(&self) -> Vec<[String; COLUMNS.len()]> {
-        let [tx_time, tx_spread, tx_memory] = self.tx.cells();
+        let [tx_time, tx_speed, tx_spread, tx_memory] = self.tx.cells();
         let bound = self.bound.as_ref().map_or_else(none, |bound| format!("{} {}", ms(bound.seconds), bound.by));
         let share = self.share.map_or_else(none, |share| format!("{:.0} %", share * 100.0));
         let line = |peer: Option<&PeerMeasured>| {
-            let [time, spread, memory] = peer.map_or_else(|| [none(), none(), none()], |peer| peer.side.cells());
+            let [time, speed, spread, memory] =
+                peer.map_or_else(|| [none(), none(), none(), none()], |peer| peer.side.cells());
             let (name, ratio) =
                 peer.map_or_else(|| (none(), none()), |peer| (peer.side.name.clone(), format!("{:.2}", peer.ratio)));
-            let (tx_time, tx_spread, tx_memory) = (tx_time.clone(), tx_spread.clone(), tx_memory.clone());
+            let (tx_time, tx_speed) = (tx_time.clone(), tx_speed.clone());
+            let (tx_spread, tx_memory) = (tx_spread.clone(), tx_memory.clone());
             let workload = self.workload.to_owned();
             let (bound, share) = (bound.clone(), share.clone());
-            [workload, name, tx_time, time, ratio, tx_spread, spread, tx_memory, memory, bound, share]
+            [workload, name, tx_time, time, ratio, tx_speed, speed, tx_spread, spread, tx_memory, memory, bound, share]
         };
         if self.peers.is_empty() { vec![line(None)] } else { self.peers.iter().map(Some).map(line).collect() }
     }
 }
 
 /// The columns of the table; the first two hold words, the others numbers.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 13] = [
     "workload",
     "peer",
     "tx ms",
     "peer ms",
     "ratio",
+    "tx tok/s",
+    "peer tok/s",
     "tx spread",
     "peer spread",
     "tx MB",
@@ -204,9 +214,10 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "\nMedians of all repetitions; spread is from the 10th to the 90th percentile; ratio is the peer's time over \
-             tx's, above 1 where tx is\nfaster; MB is the peak of what was resident, mapped files included; bound is \
-             the least time that the machine allows, share its part of tx's."
+            "\nMedians of all repetitions; spread is from the 10th to the 90th percentile; ratio is the peer's time \
+             over tx's, above 1 where tx\nis faster; tok/s are the tokens that go through the model in a second; MB is \
+             the peak of what was resident, mapped files\nincluded; bound is the least time that the machine allows, \
+             share its part of tx's."
         )
     }
 }
@@ -216,17 +227,21 @@ fn none() -> String {
     "–".to_owned()
 }
 
-/// Seconds as milliseconds, with about three digits.
+/// Seconds as milliseconds.
 fn ms(seconds: f64) -> String {
-    let ms = seconds * 1e3;
-    let digits = if ms < 9.995 {
+    three_digits(seconds * 1e3)
+}
+
+/// A number with about three digits.
+fn three_digits(number: f64) -> String {
+    let digits = if number < 9.995 {
         2
-    } else if ms < 99.95 {
+    } else if number < 99.95 {
         1
     } else {
         0
     };
-    format!("{ms:.digits$}")
+    format!("{number:.digits$}")
 }
 
 /// The processor's name, or its kind where the system does not tell.
@@ -254,8 +269,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_that_of_neighbouring_turns() {
-        let tx = SideMeasured::new("tx".to_owned(), vec![vec![1.0], vec![10.0], vec![1.0]], Some(2_000_000));
-        let peer = SideMeasured::new("peer".to_owned(), vec![vec![2.0], vec![20.0], vec![2.0]], None);
+        let tx = SideMeasured::new("tx".to_owned(), vec![vec![1.0], vec![10.0], vec![1.0]], Some(77), Some(2_000_000));
+        let peer = SideMeasured::new("peer".to_owned(), vec![vec![2.0], vec![20.0], vec![2.0]], None, None);
         let difference = Difference::new(&[1.0, 2.0], &[1.0, 2.0], 1).unwrap();
         let peer = PeerMeasured::new(&tx, peer, difference);
         assert_eq!((tx.median, peer.ratio, peer.side.median), (1.0, 2.0, 2.0));
@@ -264,7 +279,7 @@ mod tests {
         let mut report = Report::new(1, 3, ceilings);
         report.workloads.push(Measured::new("w", tx, Some(bound), vec![peer]));
         let text = report.to_string();
-        for part in ["1000–8200", "250 bytes", "25 %", "2.00"] {
+        for part in ["1000–8200", "250 bytes", "25 %", "2.00", "77.0"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let json: serde_json::Value = serde_json::to_value(&report).unwrap();

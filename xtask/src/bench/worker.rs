@@ -6,17 +6,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tx_core::device::device;
+use tx_core::nn::Cache;
 use tx_core::pipeline::{Batching, Pipeline};
-use tx_core::registry::{LoadOptions, from_folder};
-use tx_core::task::{Record, TextArguments, TextInputs};
+use tx_core::registry::{Auto, LoadOptions, from_folder};
+use tx_core::task::{CausalLm, IntRows, Record, TextArguments, TextInputs};
 use tx_core::threads;
 use tx_core::weights::Quantization;
-use tx_text::models::{TEXT_MODEL, classes};
+use tx_generate::argmax;
+use tx_text::models::{CAUSAL_LM, TEXT_MODEL, classes};
 use tx_text::pipelines::{SentenceEmbeddingOptions, SentenceEmbeddingPipeline};
 
 use super::bound::Ceilings;
@@ -48,6 +50,19 @@ enum Work {
         #[arg(long)]
         int8: bool,
     },
+    /// Serve a language model, called as generation does.
+    Generate {
+        #[arg(long)]
+        model: PathBuf,
+        #[arg(long)]
+        batch: usize,
+        /// The tokens of each prompt.
+        #[arg(long)]
+        prompt: usize,
+        /// The tokens that follow it, one by one; a repetition is the prompt itself if there are none.
+        #[arg(long)]
+        steps: usize,
+    },
     /// Serve sentence embeddings, made as `tx embed` does.
     Embed {
         #[arg(long)]
@@ -68,6 +83,7 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
                 let quantize = int8.then_some(Quantization::Int8);
                 forward(model, *batch, *seq, &LoadOptions { quantize, ..options })
             }
+            Work::Generate { model, batch, prompt, steps } => generate(model, *batch, *prompt, *steps, &options),
             Work::Embed { model, texts } => embed(model, texts, &options),
         }
     })
@@ -96,6 +112,43 @@ fn forward(folder: &Path, batch: usize, seq: usize, options: &LoadOptions) -> Re
     )
 }
 
+fn generate(folder: &Path, batch: usize, prompt: usize, steps: usize, options: &LoadOptions) -> Result<()> {
+    let model = from_folder(CAUSAL_LM, &classes(), folder, options)?;
+    let vocab_size = model.limits.vocab_size;
+    let IntRows { values, .. } = Random::new().token_ids(batch, prompt + 1, vocab_size);
+    let (prompts, first): (Vec<_>, Vec<_>) = values.chunks_exact(prompt + 1).map(|row| row.split_at(prompt)).unzip();
+    let prompts = IntRows { batch, seq: prompt, values: prompts.concat() };
+    let tokens = |values: Vec<i64>| IntRows { batch, seq: 1, values };
+    let first = tokens(first.concat());
+    let lengths = vec![prompt + steps; batch];
+    let empty = || Cache::new(&model.cache_kinds(), prompt + steps);
+    if steps == 0 {
+        return serve(&lengths, || scores(&model, &prompts, &mut empty()), |scores| scores);
+    }
+    let mut cache = empty();
+    scores(&model, &prompts, &mut cache)?;
+    let best = |scores: &[f32]| tokens(scores.chunks_exact(vocab_size).map(|row| i64::from(argmax(row))).collect());
+    let decode = || -> Result<Vec<f32>> {
+        cache.truncate(prompt);
+        let result = scores(&model, &first, &mut cache)?;
+        let mut ids = best(&result);
+        for _ in 1..steps {
+            ids = best(&scores(&model, &ids, &mut cache)?);
+        }
+        Ok(result)
+    };
+    serve(&lengths, decode, |scores| scores)
+}
+
+/// The scores of what follows the next tokens of each row, `[batch, vocab]`, on the host.
+fn scores(model: &Auto<dyn CausalLm>, input_ids: &IntRows, cache: &mut Cache) -> Result<Vec<f32>> {
+    let arguments = TextArguments { input_ids: input_ids.clone(), ..TextArguments::default() };
+    let inputs = TextInputs::new(&arguments, &model.limits, &model.device)?;
+    let x = model.decode(model.embed(inputs.input_ids.clone()), &inputs, cache, &mut Record::none());
+    let logits = model.head(x.narrow(1, input_ids.seq - 1, 1)); // [batch, 1, vocab]
+    logits.try_into_vec_as::<f32>().map_err(|e| anyhow!("the scores cannot be read: {e}"))
+}
+
 fn embed(folder: &Path, texts: &Path, options: &LoadOptions) -> Result<()> {
     let texts = fs::read_to_string(texts).with_context(|| texts.display().to_string())?;
     let texts: Vec<&str> = texts.lines().collect();
@@ -117,7 +170,7 @@ struct Request {
 }
 
 /// Answers requests; `work` is one repetition, and `values` are the numbers of its result.
-fn serve<T>(lengths: &[usize], work: impl Fn() -> Result<T>, values: impl Fn(T) -> Vec<f32>) -> Result<()> {
+fn serve<T>(lengths: &[usize], mut work: impl FnMut() -> Result<T>, values: impl Fn(T) -> Vec<f32>) -> Result<()> {
     answer(&json!({ "name": format!("tx {}", env!("CARGO_PKG_VERSION")), "lengths": lengths }));
     for line in io::stdin().lines() {
         let line = line?;

@@ -3,6 +3,7 @@
 //! A command returns an [`Error`](tx_core::Error), and [`main`] prints it as one line; a panic of a dependency is caught and printed in
 //! the same way. Exit code 0 is success, 1 is a failure and 2 is a command line that cannot be understood.
 
+mod bench;
 mod chat;
 mod download;
 mod embed;
@@ -56,6 +57,8 @@ enum Command {
     Models,
     /// Gets a model from the Hub into the cache and prints its folder
     Download(download::DownloadArgs),
+    /// Measures how fast a model is on this machine
+    Bench(bench::BenchArgs),
 }
 
 /// The options of every command.
@@ -141,6 +144,7 @@ impl Command {
             Self::Info(args) => info::run(args, common),
             Self::Models => models::run(common),
             Self::Download(args) => download::run(args, common),
+            Self::Bench(args) => threads::run(|| bench::run(args, common)),
         }
     }
 }
