@@ -296,19 +296,23 @@ mod avx512 {
     pub unsafe fn line<T: Widen>(x: &[f32], w: &[T]) -> f32 {
         const STEP: usize = 2 * LINE_VECTORS * LANES;
         let mut sums = [_mm512_setzero_ps(); 2 * LINE_VECTORS];
-        let whole = x.len() / STEP * STEP;
-        for k in (0..whole).step_by(STEP) {
-            prefetch(w.as_ptr().wrapping_add(k).cast());
-            for (i, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: both slices have `whole` elements.
-                unsafe {
-                    let w = T::widen(w.as_ptr().add(k + i * LANES));
-                    *sum = _mm512_fmadd_ps(_mm512_loadu_ps(x.as_ptr().add(k + i * LANES)), w, *sum);
-                }
+        let (steps, vectors) = (x.len() / STEP * STEP, x.len() / LANES * LANES);
+        // SAFETY: both slices have `vectors` elements, of which `steps` are a part.
+        unsafe {
+            let add = |sum: &mut __m512, k: usize| {
+                *sum = _mm512_fmadd_ps(_mm512_loadu_ps(x.as_ptr().add(k)), T::widen(w.as_ptr().add(k)), *sum);
+            };
+            for k in (0..steps).step_by(STEP) {
+                prefetch(w.as_ptr().wrapping_add(k).cast());
+                sums.iter_mut().enumerate().for_each(|(i, sum)| add(sum, k + i * LANES));
             }
+            let places = (steps..vectors).step_by(LANES);
+            sums.iter_mut().zip(places).for_each(|(sum, k)| add(sum, k));
         }
-        let total: f32 = sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum();
-        total + rest(&x[whole..], &w[whole..])
+        let [a, b, c, d, e, f, g, h] = sums;
+        let pairs = [_mm512_add_ps(a, b), _mm512_add_ps(c, d), _mm512_add_ps(e, f), _mm512_add_ps(g, h)];
+        let all = _mm512_add_ps(_mm512_add_ps(pairs[0], pairs[1]), _mm512_add_ps(pairs[2], pairs[3]));
+        _mm512_reduce_add_ps(all) + rest(&x[vectors..], &w[vectors..])
     }
 
     fn rest<T: Widen>(x: &[f32], w: &[T]) -> f32 {
