@@ -10,6 +10,7 @@ use macerator::{Scalar, Simd, Vector, WithSimd};
 
 use super::Scratch;
 use super::product::{COLUMNS, Weight};
+use super::tile::next_page;
 
 /// Columns of a tile.
 const TILE_COLUMNS: usize = 4;
@@ -84,12 +85,18 @@ impl WithSimd for Block<'_> {
 /// One row: each column in turn, so that the weight is one stream from memory. Says whether it knows the weight.
 #[inline(always)]
 fn stream<S: Simd>(x: &[f32], steps: usize, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) -> bool {
+    let halves = matches!(weight, Weight::Bf16(_)) && avx512::available();
+    let mut apart = Scratch::<f32>::take(if halves { steps } else { 0 });
+    if halves {
+        // SAFETY: the processor can.
+        unsafe { avx512::take_apart(x, &mut apart) };
+    }
     for (column, sum) in columns.zip(sums) {
         let at = column * steps..(column + 1) * steps;
         *sum = match weight {
             Weight::F32(w) => line::<S>(x, &w[at]),
             // SAFETY: the processor can, as the guard says.
-            Weight::Bf16(w) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
+            Weight::Bf16(w) if halves => unsafe { avx512::line_of_pairs(&apart, &w[at]) },
             // SAFETY: as above.
             Weight::F16(w) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
             _ => return false,
@@ -105,7 +112,7 @@ fn line<S: Simd>(x: &[f32], w: &[f32]) -> f32 {
     let mut sums: [Vector<S, f32>; LINE_VECTORS] = [0f32.splat(); LINE_VECTORS];
     let whole = x.len() / (LINE_VECTORS * lanes) * LINE_VECTORS * lanes;
     for k in (0..whole).step_by(LINE_VECTORS * lanes) {
-        prefetch(w.as_ptr().wrapping_add(k).cast());
+        next_page(w.as_ptr().wrapping_add(k).cast(), 4 * LINE_VECTORS * lanes);
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: both slices have `whole` elements.
             unsafe {
@@ -120,17 +127,6 @@ fn line<S: Simd>(x: &[f32], w: &[f32]) -> f32 {
 
 /// Vectors of a line that are computed together.
 const LINE_VECTORS: usize = 4;
-
-/// How far ahead of a stream its bytes are asked for: across the borders of pages, where the hardware does not look.
-pub const AHEAD: usize = 4096;
-
-/// Asks for the cache lines at [`AHEAD`] bytes after `address`, as many as a step of a line reads.
-#[inline(always)]
-fn prefetch(address: *const u8) {
-    for i in 0..LINE_VECTORS {
-        super::tile::prefetch(address.wrapping_add(AHEAD + 64 * i).cast());
-    }
-}
 
 /// Whether tiles read a weight where it lies.
 #[inline(always)]
@@ -230,7 +226,8 @@ mod avx512 {
 
     use half::{bf16, f16};
 
-    use super::{LINE_VECTORS, TILE_COLUMNS, prefetch};
+    use super::{LINE_VECTORS, TILE_COLUMNS};
+    use crate::cpu::tile::next_page;
 
     /// Elements of a vector.
     const LANES: usize = 16;
@@ -303,16 +300,73 @@ mod avx512 {
                 *sum = _mm512_fmadd_ps(_mm512_loadu_ps(x.as_ptr().add(k)), T::widen(w.as_ptr().add(k)), *sum);
             };
             for k in (0..steps).step_by(STEP) {
-                prefetch(w.as_ptr().wrapping_add(k).cast());
+                next_page(w.as_ptr().wrapping_add(k).cast(), 64 * LINE_VECTORS);
                 sums.iter_mut().enumerate().for_each(|(i, sum)| add(sum, k + i * LANES));
             }
             let places = (steps..vectors).step_by(LANES);
             sums.iter_mut().zip(places).for_each(|(sum, k)| add(sum, k));
         }
-        let [a, b, c, d, e, f, g, h] = sums;
-        let pairs = [_mm512_add_ps(a, b), _mm512_add_ps(c, d), _mm512_add_ps(e, f), _mm512_add_ps(g, h)];
-        let all = _mm512_add_ps(_mm512_add_ps(pairs[0], pairs[1]), _mm512_add_ps(pairs[2], pairs[3]));
-        _mm512_reduce_add_ps(all) + rest(&x[vectors..], &w[vectors..])
+        sum(sums) + rest(&x[vectors..], &w[vectors..])
+    }
+
+    /// Of each 32 elements, first those at even places, then the others; what is left stays as it is.
+    ///
+    /// # Safety
+    /// The processor is [`available`]; both slices have one length.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub unsafe fn take_apart(x: &[f32], apart: &mut [f32]) {
+        let even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        let odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+        let (pairs, rest) = x.as_chunks::<{ 2 * LANES }>();
+        let (to, to_rest) = apart.as_chunks_mut::<{ 2 * LANES }>();
+        for (x, to) in pairs.iter().zip(to) {
+            // SAFETY: two vectors each.
+            unsafe {
+                let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(LANES)));
+                _mm512_storeu_ps(to.as_mut_ptr(), _mm512_permutex2var_ps(a, even, b));
+                _mm512_storeu_ps(to.as_mut_ptr().add(LANES), _mm512_permutex2var_ps(a, odd, b));
+            }
+        }
+        to_rest.copy_from_slice(rest);
+    }
+
+    /// See [`super::line`], of 16-bit weights in pairs: 32 bits are an element, with another one below it. `x` was
+    /// [taken apart](take_apart).
+    ///
+    /// # Safety
+    /// The processor is [`available`]; both slices have one length.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub unsafe fn line_of_pairs(x: &[f32], w: &[bf16]) -> f32 {
+        const PAIRS: usize = 2 * LANES;
+        const STEP: usize = LINE_VECTORS * PAIRS;
+        let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        let mut sums = [[_mm512_setzero_ps(); 2]; LINE_VECTORS];
+        let (steps, pairs) = (x.len() / STEP * STEP, x.len() / PAIRS * PAIRS);
+        // SAFETY: both slices have `pairs` elements, of which `steps` are a part.
+        unsafe {
+            let add = |[even, odd]: &mut [__m512; 2], k: usize| {
+                let w = _mm512_loadu_si512(w.as_ptr().add(k).cast());
+                let (low, high) = (_mm512_slli_epi32::<16>(w), _mm512_and_si512(w, upper));
+                *even = _mm512_fmadd_ps(_mm512_loadu_ps(x.as_ptr().add(k)), _mm512_castsi512_ps(low), *even);
+                *odd = _mm512_fmadd_ps(_mm512_loadu_ps(x.as_ptr().add(k + LANES)), _mm512_castsi512_ps(high), *odd);
+            };
+            for k in (0..steps).step_by(STEP) {
+                next_page(w.as_ptr().wrapping_add(k).cast(), 64 * LINE_VECTORS);
+                sums.iter_mut().enumerate().for_each(|(i, sums)| add(sums, k + i * PAIRS));
+            }
+            let places = (steps..pairs).step_by(PAIRS);
+            sums.iter_mut().zip(places).for_each(|(sums, k)| add(sums, k));
+        }
+        let [[a, b], [c, d], [e, f], [g, h]] = sums;
+        sum([a, b, c, d, e, f, g, h]) + rest(&x[pairs..], &w[pairs..])
+    }
+
+    /// The sum of all lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn sum([a, b, c, d, e, f, g, h]: [__m512; 2 * LINE_VECTORS]) -> f32 {
+        let [ab, cd, ef, gh] = [_mm512_add_ps(a, b), _mm512_add_ps(c, d), _mm512_add_ps(e, f), _mm512_add_ps(g, h)];
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(ab, cd), _mm512_add_ps(ef, gh)))
     }
 
     fn rest<T: Widen>(x: &[f32], w: &[T]) -> f32 {
@@ -385,6 +439,14 @@ mod avx512 {
     }
 
     pub unsafe fn line<T>(_: &[f32], _: &[T]) -> f32 {
+        unreachable!("not available")
+    }
+
+    pub unsafe fn take_apart(_: &[f32], _: &mut [f32]) {
+        unreachable!("not available")
+    }
+
+    pub unsafe fn line_of_pairs(_: &[f32], _: &[half::bf16]) -> f32 {
         unreachable!("not available")
     }
 

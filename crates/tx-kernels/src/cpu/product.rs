@@ -36,6 +36,9 @@ const WIDE_ROWS: usize = 512;
 /// Steps of a turned block, at most.
 const STRIP: usize = 1536;
 
+/// Tasks for each thread where rows are few: enough to share the work evenly.
+const RUNS: usize = 4;
+
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
@@ -318,25 +321,41 @@ impl WithSimd for Wide<'_> {
 /// As [`product`].
 unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
     let blocks = blocks(factors);
-    parallel(blocks.len(), |task| {
-        let (factor, column) = blocks[task];
-        let factor = &factors[factor];
-        let count = COLUMNS.min(factor.columns - column);
-        let mut sums = Scratch::<f32>::take(rows * COLUMNS);
-        dots::block(x, steps, factor.weight, column..column + count, &mut sums);
-        for (row, sums) in sums.chunks_exact_mut(COLUMNS).enumerate() {
-            let sums = &mut sums[..count];
-            if let Some(bias) = factor.bias {
-                sums.iter_mut().zip(&bias[column..]).for_each(|(sum, bias)| *sum += bias);
-            }
-            if let Some(act) = act {
-                rows::pointwise(act, sums);
-            }
-            // SAFETY: this task alone writes these columns.
-            unsafe {
-                let out = factor.out.get().add(row * factor.columns + column);
-                out.copy_from_nonoverlapping(sums.as_ptr(), count);
-            }
+    // Blocks that follow each other are one stream from memory, which is slow to begin with.
+    let run = (blocks.len() / (RUNS * rayon::current_num_threads())).max(1);
+    parallel(blocks.len().div_ceil(run), |task| {
+        for &(factor, column) in &blocks[task * run..blocks.len().min((task + 1) * run)] {
+            // SAFETY: as above; each task has its own columns.
+            unsafe { dots_of_block(x, rows, steps, &factors[factor], column, act) };
         }
     });
+}
+
+/// # Safety
+/// As [`product`].
+unsafe fn dots_of_block(
+    x: &[f32],
+    rows: usize,
+    steps: usize,
+    factor: &Factor<'_>,
+    column: usize,
+    act: Option<Pointwise>,
+) {
+    let count = COLUMNS.min(factor.columns - column);
+    let mut sums = Scratch::<f32>::take(rows * COLUMNS);
+    dots::block(x, steps, factor.weight, column..column + count, &mut sums);
+    for (row, sums) in sums.chunks_exact_mut(COLUMNS).enumerate() {
+        let sums = &mut sums[..count];
+        if let Some(bias) = factor.bias {
+            sums.iter_mut().zip(&bias[column..]).for_each(|(sum, bias)| *sum += bias);
+        }
+        if let Some(act) = act {
+            rows::pointwise(act, sums);
+        }
+        // SAFETY: as above.
+        unsafe {
+            let out = factor.out.get().add(row * factor.columns + column);
+            out.copy_from_nonoverlapping(sums.as_ptr(), count);
+        }
+    }
 }

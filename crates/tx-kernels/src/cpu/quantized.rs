@@ -166,9 +166,8 @@ mod vnni {
 
     use super::{BLOCK, Bits, Columns, LANES, PANEL, Quantized, panel};
     use crate::Pointwise;
-    use crate::cpu::dots::AHEAD;
     use crate::cpu::product::{Factor, Weight, parallel};
-    use crate::cpu::tile::prefetch;
+    use crate::cpu::tile::next_page;
     use crate::cpu::{Aligned, CHUNK, Scratch, rows};
 
     /// The most rows of a tile: with four vectors of columns each they fill the registers.
@@ -352,7 +351,7 @@ mod vnni {
                 for _ in 0..words {
                     // SAFETY: each row and each column of the panel has `words` words in each block.
                     unsafe {
-                        fetch_ahead::<V, R>(w);
+                        look_ahead::<V, R>(w);
                         let columns: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(w.add(v * 64).cast()));
                         each_row!(R, r, accumulate(&mut sums[r], x[r].add(4 * word), &columns));
                         w = w.add(V * 64);
@@ -378,13 +377,13 @@ mod vnni {
             let values = values.chunks_exact(WORDS * V * 64);
             let mut totals = [[_mm512_setzero_ps(); V]; R];
             for (b, (scales, values)) in scales.chunks_exact(V * LANES).zip(values).enumerate() {
-                fetch_ahead::<V, R>(scales.as_ptr().cast());
+                look_ahead::<V, R>(scales.as_ptr().cast());
                 let mut sums: [[__m512i; V]; R] = std::array::from_fn(|r| [_mm512_set1_epi32(offsets[r][b]); V]);
                 for word in 0..WORDS {
                     // SAFETY: each column has `WORDS` words in each block, and each row as many pairs of words.
                     unsafe {
                         let (w, at) = (values.as_ptr().add(word * V * 64), b * BLOCK + 8 * word);
-                        fetch_ahead::<V, R>(w);
+                        look_ahead::<V, R>(w);
                         let both: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(w.add(v * 64).cast()));
                         let columns = both.map(|both| _mm512_and_si512(both, low));
                         each_row!(R, r, accumulate(&mut sums[r], x[r].add(at), &columns));
@@ -399,13 +398,11 @@ mod vnni {
         }
     }
 
-    /// Asks for what comes [`AHEAD`] bytes after `V` vectors, if there are so few rows that memory is what they wait for.
+    /// Looks ahead of `V` vectors, if there are so few rows that memory is what they wait for.
     #[inline]
-    fn fetch_ahead<const V: usize, const R: usize>(w: *const u8) {
+    fn look_ahead<const V: usize, const R: usize>(w: *const u8) {
         if R <= 2 {
-            for v in 0..V {
-                prefetch(w.wrapping_add(AHEAD + v * 64).cast());
-            }
+            next_page(w, V * 64);
         }
     }
 

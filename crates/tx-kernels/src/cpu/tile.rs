@@ -79,6 +79,21 @@ pub fn prefetch(address: *const f32) {
     let _ = address;
 }
 
+/// A page of memory, in bytes, and the part of it that is asked for.
+const PAGE: usize = 4096;
+const HEAD: usize = 8 * 64;
+
+/// Asks for the first lines of the next page of a stream that is read from `address` on, `step` bytes at a time: the
+/// hardware looks ahead, but not across the borders of pages. More requests than that are in its way.
+#[inline(always)]
+pub fn next_page(address: *const u8, step: usize) {
+    if address as usize % PAGE < step {
+        for line in (0..HEAD).step_by(64) {
+            prefetch(address.wrapping_add(PAGE + line).cast());
+        }
+    }
+}
+
 /// Steps between two prefetches: the f32 elements of a cache line.
 const LINE: usize = 16;
 
