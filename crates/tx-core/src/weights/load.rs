@@ -59,6 +59,9 @@ pub trait Pretrained: Module + Send + Sync + std::fmt::Debug + 'static {
     /// Tensors of the file, by the start or the end of their name without the prefix, that this class has no use for.
     const IGNORED: &'static [&'static str] = &[];
 
+    /// Module paths of single numbers that are tensors without axes in files, and of one axis here.
+    const SCALARS: &'static [&'static str] = &[];
+
     /// Pairs of module paths that share one tensor: if a file has only one of them, or equal ones.
     fn tied(_config: &Self::Config) -> &'static [(&'static str, &'static str)] {
         &[]
@@ -234,7 +237,7 @@ pub fn parameters<M: Pretrained>(config: &M::Config) -> Vec<(String, Vec<usize>)
     model.visit(&mut visitor);
     let tied = M::tied(config);
     let own = visitor.paths.into_iter().filter(|(path, _)| tied.iter().all(|(a, _)| a != path));
-    own.map(|(path, shape)| (saved_name::<M>(&path), shape)).collect()
+    own.map(|(path, shape)| (saved_name::<M>(&path), saved_shape::<M>(&path, shape))).collect()
 }
 
 /// Decides which parameters share a tensor: those whose partner alone is in the file, and those with equal bytes.
@@ -327,6 +330,11 @@ fn saved_name<M: Pretrained>(path: &str) -> String {
     rename(&path, M::RENAMES, |file| file[0])
 }
 
+/// The shape that a parameter of `M` is saved in.
+fn saved_shape<M: Pretrained>(path: &str, shape: Vec<usize>) -> Vec<usize> {
+    if M::SCALARS.contains(&path) { Vec::new() } else { shape }
+}
+
 /// Applies all renames to a dotted path.
 fn rename(path: &str, renames: &[Rename], spelling: impl Fn(&'static [&'static str]) -> &'static str) -> String {
     let mut name = format!(".{path}.");
@@ -368,6 +376,8 @@ fn loaded_dtype(stored: &StoredTensor, weights: Option<DType>, device: &Device) 
 /// A tensor of the file in a dtype; without a copy if it is the file's.
 fn tensor<const D: usize>(stored: &StoredTensor, dtype: DType, device: &Device) -> Tensor<D> {
     let data = stored.to_data();
+    // burn has no tensors without axes.
+    let data = if stored.shape.is_empty() { TensorData::from_bytes(data.into_bytes(), [1], stored.dtype) } else { data };
     let data = if dtype == stored.dtype { data } else { data.convert_dtype(dtype) };
     Tensor::from_data(data, (device, dtype))
 }
@@ -411,7 +421,9 @@ impl<'a> Filler<'a> {
         };
         let tensor = &self.checkpoint.tensors()[name];
         let kind_fits = float == matches!(tensor.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
-        if tensor.shape != shape || !kind_fits {
+        // One number is one number, with an axis or without.
+        let shape_fits = tensor.shape == shape || (tensor.shape.is_empty() && shape == [1]);
+        if !shape_fits || !kind_fits {
             let found = format!("{} {:?}", dtype_name(tensor.dtype), tensor.shape);
             let expected = if kind_fits {
                 format!("{shape:?}")
@@ -492,8 +504,13 @@ impl ModuleMapper for Filler<'_> {
 
 impl<M: Pretrained> PretrainedModel for M {
     fn tensors(&self) -> Vec<(String, StoredTensor)> {
-        let mut visitor =
-            Collector { name: saved_name::<M>, path: Vec::new(), seen: HashSet::new(), tensors: Vec::new() };
+        let mut visitor = Collector {
+            name: saved_name::<M>,
+            shape: saved_shape::<M>,
+            path: Vec::new(),
+            seen: HashSet::new(),
+            tensors: Vec::new(),
+        };
         self.visit(&mut visitor);
         visitor.tensors
     }
@@ -508,6 +525,7 @@ impl<M: Pretrained> PretrainedModel for M {
 /// Collects every tensor once, under the name it is saved by.
 struct Collector {
     name: fn(&str) -> String,
+    shape: fn(&str, Vec<usize>) -> Vec<usize>,
     path: Vec<String>,
     seen: HashSet<ParamId>,
     tensors: Vec<(String, StoredTensor)>,
@@ -525,9 +543,10 @@ impl AsRef<[u8]> for Owned {
 impl Collector {
     fn push(&mut self, id: ParamId, data: impl FnOnce() -> TensorData) {
         if self.seen.insert(id) {
-            let name = (self.name)(&self.path.join("."));
+            let path = self.path.join(".");
+            let name = (self.name)(&path);
             let data = data();
-            let (dtype, shape) = (data.dtype(), data.shape().as_slice().to_vec());
+            let (dtype, shape) = (data.dtype(), (self.shape)(&path, data.shape().as_slice().to_vec()));
             let bytes = bytes::Bytes::from_owner(Owned(data.into_bytes()));
             self.tensors.push((name, StoredTensor { path: "model".into(), dtype, shape, bytes }));
         }
