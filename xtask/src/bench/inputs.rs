@@ -29,7 +29,7 @@ pub fn synthetic(name: &str, bf16: bool) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let config = Config::from_file(&source)?;
-    let class = find_class(&tx_text::models::classes(), &config, None)?;
+    let class = find_class(&tx::classes(), &config, None)?;
     Recipe::from_parameters(&source, class.parameters(&config)?, dtype).write(&folder, u64::MAX)?;
     // The last file, as it says that the others are there.
     fs::write(&target, wanted).with_context(|| target.display().to_string())?;

@@ -2,25 +2,26 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod generate;
+mod media;
+mod program;
+
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
 use burn::tensor::TensorData;
+use generate::language_model;
+use program::{
+    MAX_ERROR_BYTES, Model, Ran, assert_close, command, data, fails, failure, read_json, succeeds, tx, tx_with,
+};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tx_core::registry::LoadOptions;
 use tx_core::task::NamedTensors;
 use tx_core::weights::save::{MAX_SHARD_SIZE, write_file};
-use tx_core::weights::synth::Recipe;
 use tx_core::weights::{Checkpoint, Quantization, safetensors};
 use tx_tests::{Array, Case, EQUIVALENCE, REFERENCE, Tolerance, compare, folders, is_token, models};
-
-/// The longest line of a failure, in bytes, with its line end.
-const MAX_ERROR_BYTES: usize = 4096;
-/// Between numbers that were printed and those of Python.
-const TOLERANCE: f64 = 1e-5;
 
 #[test]
 fn help_and_version_succeed() {
@@ -117,7 +118,7 @@ fn forward_computes_what_python_computes() {
         let mask = case.mask().unwrap();
         for (name, expected) in &case.outputs {
             let output = Array::new(&found[name].to_data()).unwrap();
-            let seen = is_token(&mask, &expected.shape, name.ends_with("_logits"));
+            let seen = is_token(mask.as_ref(), &expected.shape, name.ends_with("_logits"));
             compare(name, &output, expected, REFERENCE, seen).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         }
     }
@@ -158,7 +159,8 @@ fn quantized_weights_give_nearly_the_same() {
     let mask = case.mask().unwrap();
     for (name, tensor) in &found {
         let (output, expected) = (Array::new(&tensor.to_data()).unwrap(), &case.outputs[name]);
-        let compare = |tolerance| compare(name, &output, expected, tolerance, is_token(&mask, &expected.shape, false));
+        let seen = || is_token(mask.as_ref(), &expected.shape, false);
+        let compare = |tolerance| compare(name, &output, expected, tolerance, seen());
         compare(NEAR).unwrap();
         assert!(compare(REFERENCE).is_err(), "`{name}` is that of f32: nothing was quantized");
     }
@@ -348,70 +350,6 @@ fn embed_reads_arguments_and_lines_of_standard_input() {
     assert!(failure(&broken).contains("standard input"), "{broken:?}");
 }
 
-/// The llama of `tests/data/generation` as a folder.
-fn language_model() -> TempDir {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation/llama");
-    let folder = tempfile::tempdir().unwrap();
-    Recipe::from_file(&data.join("weights.json")).unwrap().write(folder.path(), u64::MAX).unwrap();
-    for file in ["config.json", "generation_config.json"] {
-        fs::copy(data.join(file), folder.path().join(file)).unwrap();
-    }
-    folder
-}
-
-#[test]
-fn generate_continues_as_python_does() {
-    let model = language_model();
-    let path = model.path().to_str().unwrap();
-    let expected = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation/llama/expected.json")).unwrap();
-    let calls: Vec<Value> = serde_json::from_slice(&expected).unwrap();
-    let ids = |ids: &Value| -> String {
-        let ids: Vec<String> = ids.as_array().unwrap().iter().map(Value::to_string).collect();
-        ids.join(",")
-    };
-    for name in ["greedy", "beams-2"] {
-        let call = calls.iter().find(|call| call["name"] == name).unwrap();
-        let mut args =
-            vec!["generate".to_owned(), "--json".into(), "--model".into(), path.into(), "--no-sample".into()];
-        args.extend(["--input-ids".to_owned(), ids(&call["prompts"][0])]);
-        for (key, value) in call["arguments"].as_object().unwrap() {
-            if key != "do_sample" && !value.is_array() {
-                args.extend([format!("--{}", key.replace('_', "-")), value.to_string()]);
-            }
-            for eos in value.as_array().into_iter().flatten() {
-                args.extend(["--eos-token-id".to_owned(), eos.to_string()]);
-            }
-        }
-        let ran = tx(&args.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
-        let found: Value = serde_json::from_str(&ran.out).unwrap();
-        assert_eq!(found["sequences"][0], call["sequences"][0], "{name}");
-    }
-}
-
-#[test]
-fn generate_says_what_does_not_fit() {
-    let model = language_model();
-    let path = model.path().to_str().unwrap();
-    let missing = "/no/such/file";
-    let wrong: [(&[&str], &str); 8] = [
-        (&["--input-ids", "1,x"], "token ids"),
-        (&["--input-ids", "1,99999999"], "input_ids"),
-        (&["--prompt", "text"], "tokenizer"),
-        (&["--input-ids", "1", "--num-return-sequences", "3", "--no-sample"], "num_return_sequences"),
-        (&["--input-ids", "1", "--min-new-tokens", "9", "--max-new-tokens", "3"], "min_new_tokens"),
-        (&["--input-ids", "1", "--temperature=-1", "--sample"], "temperature"),
-        (&["--input-ids", "1", "--schema", missing], missing),
-        (&["--input-ids", "1", "--num-beams", "2", "--stream"], "--stream"),
-    ];
-    for (extra, word) in wrong {
-        let line = fails(&[&["generate", "--model", path], extra].concat());
-        assert!(line.contains(word), "{extra:?}: {line}");
-    }
-    let line = fails(&["chat", "--model", path]);
-    assert!(line.contains("tokenizer"), "{line}");
-}
-
 #[test]
 fn bench_measures_language_models_and_others() {
     let model = language_model();
@@ -490,169 +428,4 @@ fn output_that_cannot_be_written_is_a_failure() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let ran = Ran::from(command(&["models", "--json"]).stdout(full).output().unwrap());
     assert!(failure(&ran).starts_with("error: standard output: "), "{ran:?}");
-}
-
-/// What a run of the program left behind.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
-
-/// The program, which lies beside this test's folder; without the user's settings and without the network.
-fn command(args: &[&str]) -> Command {
-    let test = std::env::current_exe().unwrap();
-    let program = test.ancestors().nth(2).unwrap().join(format!("tx{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        program.is_file(),
-        "`{}` is not there: build it first with `cargo build --workspace`, as `cargo xtask ci` does",
-        program.display()
-    );
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).env("RUST_BACKTRACE", "1");
-    let hub = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH"];
-    for name in hub.into_iter().chain(["TX_LOG", "TX_NUM_THREADS"]) {
-        command.env_remove(name);
-    }
-    command.env("HF_HOME", test.with_file_name("no-such-cache")).env("HF_HUB_OFFLINE", "1");
-    command
-}
-
-fn tx(args: &[&str]) -> Ran {
-    Ran::from(command(args).output().unwrap())
-}
-
-fn tx_with(args: &[&str], input: &[u8]) -> Ran {
-    let mut command = command(args);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    Ran::from(child.wait_with_output().unwrap())
-}
-
-/// What a run that must succeed printed; nothing may have gone to stderr.
-fn succeeds(args: &[&str]) -> String {
-    let ran = tx(args);
-    assert!(ran.code == Some(0) && ran.err.is_empty() && ran.out.ends_with('\n'), "{args:?}: {ran:?}");
-    ran.out
-}
-
-/// The message of a run that must fail.
-fn fails(args: &[&str]) -> String {
-    failure(&tx(args)).to_owned()
-}
-
-/// A failure has exit code 1, prints nothing to stdout and one bounded line to stderr.
-fn failure(ran: &Ran) -> &str {
-    assert!(ran.code == Some(1) && ran.out.is_empty(), "{ran:?}");
-    let line = ran.err.strip_suffix('\n').unwrap_or_else(|| panic!("no line end: {ran:?}"));
-    assert!(line.starts_with("error: ") && !line.contains(char::is_control), "{ran:?}");
-    assert!(ran.err.len() <= MAX_ERROR_BYTES && !line.contains("bug of tx"), "{ran:?}");
-    &ran.err
-}
-
-/// A model's folder, made of a recipe.
-struct Model {
-    folder: TempDir,
-    path: String,
-    inputs: String,
-    outputs: String,
-}
-
-impl Model {
-    /// A recorded case of BERT, with its inputs.
-    fn of_case(name: &str) -> Self {
-        let source = models().join("bert").join(name);
-        let model = Self::of(&source);
-        write_file(Path::new(&model.inputs), Case::read(&source).unwrap().inputs).unwrap();
-        model
-    }
-
-    /// A folder of `data`, with its tokenizer.
-    fn of_data(name: &str) -> Self {
-        Self::of(&data(name))
-    }
-
-    fn of(source: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        copy(source, folder.path());
-        Recipe::from_file(&source.join("weights.json")).unwrap().write(folder.path(), MAX_SHARD_SIZE).unwrap();
-        let string = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        let path = folder.path().to_str().unwrap().to_owned();
-        Self { path, inputs: string("inputs.safetensors"), outputs: string("outputs.safetensors"), folder }
-    }
-
-    fn path(&self) -> &str {
-        &self.path
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn string(&self, name: &str) -> String {
-        self.file(name).to_str().unwrap().to_owned()
-    }
-
-    /// The command line of a forward pass.
-    fn forward(&self) -> [&str; 7] {
-        ["forward", "--model", &self.path, "--inputs", &self.inputs, "--outputs", &self.outputs]
-    }
-
-    /// Sets a key of `config.json`.
-    fn set_config(&self, key: &str, value: Value) {
-        let path = self.file("config.json");
-        let mut config = read_json(&path);
-        config[key] = value;
-        fs::write(path, config.to_string()).unwrap();
-    }
-}
-
-/// Copies a folder.
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy(&path, &to);
-        } else {
-            fs::copy(path, to).unwrap();
-        }
-    }
-}
-
-/// A folder or file of `data`.
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
-}
-
-fn read_json(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// Numbers agree within the tolerance, everything else exactly.
-fn assert_close(found: &Value, expected: &Value) {
-    match (found, expected) {
-        (Value::Array(a), Value::Array(b)) => {
-            assert_eq!(a.len(), b.len());
-            a.iter().zip(b).for_each(|(a, b)| assert_close(a, b));
-        }
-        (Value::Object(a), Value::Object(b)) => {
-            assert!(a.keys().eq(b.keys()), "{a:?}, expected {b:?}");
-            a.values().zip(b.values()).for_each(|(a, b)| assert_close(a, b));
-        }
-        (Value::Number(a), Value::Number(b)) => {
-            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
-            assert!((a - b).abs() <= TOLERANCE, "{a}, expected {b}");
-        }
-        (a, b) => assert_eq!(a, b),
-    }
 }
