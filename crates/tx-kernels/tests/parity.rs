@@ -5,8 +5,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use tx_kernels::{
     AttentionOptions, Epilogue, KvPrecision, KvTensor, Mask, Pairs, Pointwise, RowCopy, attention, attention_weights,
-    conv2d, dequantize, embedding, gated, group_norm, layer_norm, linear, linear_transposed, linears, quantize_int4, quantize_int8,
-    rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
+    conv2d, dequantize, embedding, gated, group_norm, layer_norm, linear, linear_transposed, linears, quantize_int4,
+    quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
