@@ -72,24 +72,38 @@ impl Case {
     /// # Errors
     /// If the weights do not fit.
     pub fn load(&self, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<dyn NamedModel>> {
-        let class = find_class(&tx_text::models::classes(), &self.config, None)?;
+        let class = find_class(&tx::classes(), &self.config, None)?;
         Ok(class.load_named(self.config.clone(), checkpoint, options)?)
     }
 
-    /// `[batch, seq]` of `attention_mask`, ones if the case has none; choices are rows.
+    /// See [`text_mask`].
     ///
     /// # Errors
-    /// If there are no `input_ids`.
-    pub fn mask(&self) -> Result<Array> {
-        let ids = self.inputs.get("input_ids").context("no `input_ids`")?;
-        let seq = *ids.shape().as_slice().last().context("`input_ids` is a scalar")?;
-        let rows = ids.num_elements() / seq.max(1);
-        let values = match self.inputs.get("attention_mask") {
-            Some(mask) => mask.iter::<f32>().collect(),
-            None => vec![1.0; rows * seq],
-        };
-        Ok(Array { shape: vec![rows, seq], values })
+    /// If `input_ids` is a scalar.
+    pub fn mask(&self) -> Result<Option<Array>> {
+        text_mask(&self.inputs)
     }
+}
+
+/// What the names of a text's arguments begin with: those of a decoder that reads it have a prefix.
+pub fn text_prefix(inputs: &NamedTensors) -> &'static str {
+    if inputs.contains_key("decoder_input_ids") { "decoder_" } else { "" }
+}
+
+/// `[rows, seq]` of a text's `attention_mask`, ones if there is none; choices are rows. Nothing without a text.
+///
+/// # Errors
+/// If `input_ids` is a scalar.
+pub fn text_mask(inputs: &NamedTensors) -> Result<Option<Array>> {
+    let prefix = text_prefix(inputs);
+    let Some(ids) = inputs.get(&format!("{prefix}input_ids")) else { return Ok(None) };
+    let seq = *ids.shape().as_slice().last().context("`input_ids` is a scalar")?;
+    let rows = ids.num_elements() / seq.max(1);
+    let values = match inputs.get(&format!("{prefix}attention_mask")) {
+        Some(mask) => mask.iter::<f32>().collect(),
+        None => vec![1.0; rows * seq],
+    };
+    Ok(Some(Array { shape: vec![rows, seq], values }))
 }
 
 /// A tensor of floats on the host.
@@ -180,20 +194,22 @@ pub fn compare(
     Ok(())
 }
 
-/// Whether an element of an output belongs to a token, not to padding.
+/// Whether an element of an output belongs to a token, not to padding; all do that belong to no text.
 ///
 /// `mask` is `[rows, seq]`. Outputs per token are `[rows, seq, ..]`, attention weights `[rows, heads, queries, keys]`;
 /// `[rows, n]` is per token only where `per_token` says so.
-pub fn is_token(mask: &Array, shape: &[usize], per_token: bool) -> impl Fn(&[usize]) -> bool {
-    let (rows, seq) = (mask.shape[0], mask.shape[1]);
-    let axis = match *shape {
-        [r, _, q, _] if (r, q) == (rows, seq) => Some(2),
-        [r, s, _] if (r, s) == (rows, seq) => Some(1),
-        [r, s] if (r, s) == (rows, seq) && per_token => Some(1),
-        _ => None,
-    };
-    let mask = mask.values.clone();
-    move |index| axis.is_none_or(|axis| mask[index[0] * seq + index[axis]] != 0.0)
+pub fn is_token(mask: Option<&Array>, shape: &[usize], per_token: bool) -> impl Fn(&[usize]) -> bool {
+    let tokens = mask.and_then(|mask| {
+        let (rows, seq) = (mask.shape[0], mask.shape[1]);
+        let axis = match *shape {
+            [r, _, q, _] if (r, q) == (rows, seq) => 2,
+            [r, s, _] if (r, s) == (rows, seq) => 1,
+            [r, s] if (r, s) == (rows, seq) && per_token => 1,
+            _ => return None,
+        };
+        Some((axis, seq, mask.values.clone()))
+    });
+    move |index| tokens.as_ref().is_none_or(|(axis, seq, mask)| mask[index[0] * seq + index[*axis]] != 0.0)
 }
 
 /// The program `tx`, which cargo builds beside the tests.

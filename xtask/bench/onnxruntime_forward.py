@@ -10,6 +10,16 @@ import numpy as np
 import onnxruntime
 
 
+def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
@@ -19,17 +29,11 @@ def main() -> None:
     parser.add_argument("--seq", type=int, required=True)
     parser.add_argument("--int8", action="store_true")
     args = parser.parse_args()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
     dtype = "int8" if args.int8 else "f32"
-    session = onnxruntime.InferenceSession(args.onnx / f"{dtype}.onnx", options, providers=["CPUExecutionProvider"])
+    model = session(args.onnx / f"{dtype}.onnx", args.threads)
     vocab_size = json.loads((args.model / "config.json").read_text())["vocab_size"]
     inputs = {"input_ids": np.array(worker.token_ids(args.batch, args.seq, vocab_size), dtype=np.int64)}
-    worker.serve(f"onnxruntime {onnxruntime.__version__} {dtype}", lambda: session.run(None, inputs)[0])
+    worker.serve(f"onnxruntime {onnxruntime.__version__} {dtype}", lambda: model.run(None, inputs)[0])
 
 
 if __name__ == "__main__":

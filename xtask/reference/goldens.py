@@ -1,6 +1,7 @@
-"""Records tests/data/{tokenizers,pipelines,embed,chat} with Python's transformers.
+"""Records tests/data/{tokenizers,pipelines,embed,chat,audio,images,media} with Python's transformers.
 
-    python goldens.py --out DIR [SECTION ...]        sections: tokenizers, pipelines, embed, chat (default: all)
+    python goldens.py --out DIR [SECTION ...]        sections: tokenizers, pipelines, embed, chat, audio, images,
+                                                       media (default: all)
 
 Everything comes from the texts in goldens_text.py and the weights of synth.py, to the same bytes in every run on one
 machine. Run it twice: first with the packages of requirements.txt, then with transformers 4.57.6, which still has the
@@ -23,7 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RUST_BACKTRACE"] = "0"
 warnings.filterwarnings("ignore")
 
-SECTIONS = ("tokenizers", "pipelines", "embed", "chat")
+SECTIONS = ("tokenizers", "pipelines", "embed", "chat", "audio", "images", "media")
 OLDER = "4.57.6"
 
 
@@ -70,6 +71,18 @@ def main() -> int:
             import goldens_chat
 
             goldens_chat.record(args.out)
+        elif section == "audio" and installed == current:
+            import goldens_audio
+
+            goldens_audio.record(args.out)
+        elif section == "images" and installed == current:
+            import goldens_images
+
+            goldens_images.record(args.out)
+        elif section == "media" and installed == current:
+            import goldens_media
+
+            goldens_media.record(args.out)
     return 0
 
 

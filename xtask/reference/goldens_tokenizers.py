@@ -55,6 +55,7 @@ class Layout:
         self.mpnet = train.wordpiece(True, mpnet, ["<mask>"])
         self.roberta = train.byte_level(roberta, ["<mask>"])
         self.gpt2 = train.byte_level([], ["<|endoftext|>"])
+        self.clip = train.clip(["<|startoftext|>", "<|endoftext|>"])
         unigram = {"model_type": "unigram", "vocab_size": 900, "character_coverage": 0.985}
         self.fairseq = train.sentencepiece_model(**unigram)
         self.albert = train.sentencepiece_model(
@@ -173,6 +174,22 @@ class Layout:
                 {"add_prefix_space": True, "model_max_length": 512},
             ),
             "gpt2": ("gpt2", {"vocab.json": self.gpt2}, {"model_max_length": 1024}),
+            # As openai/clip-vit-base-patch32 has it.
+            "clip": (
+                "clip",
+                {"vocab.json": self.clip},
+                {
+                    "add_prefix_space": False,
+                    "bos_token": added("<|startoftext|>"),
+                    "do_lower_case": True,
+                    "eos_token": added("<|endoftext|>"),
+                    "errors": "replace",
+                    "model_max_length": 77,
+                    "pad_token": "<|endoftext|>",
+                    "tokenizer_class": "CLIPTokenizer",
+                    "unk_token": added("<|endoftext|>"),
+                },
+            ),
             "xlm-roberta": ("xlm-roberta", {"sentencepiece.bpe.model": self.fairseq}, {"model_max_length": 512}),
             "camembert": ("camembert", {"sentencepiece.bpe.model": self.fairseq}, {"model_max_length": 512}),
             "albert": ("albert", {"spiece.model": self.albert}, {"model_max_length": 512}),
@@ -220,6 +237,7 @@ CONVERTED = {
     # As on the Hub: <mask> takes the space before it.
     "roberta-hub-json": ("roberta", {"model_max_length": 512}),
     "gpt2-json": ("gpt2", None),
+    "clip-json": ("clip", None),
     "xlm-roberta-json": ("xlm-roberta", None),
     "llama-json": ("llama", None),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 from goldens_text import CORPUS
 
@@ -29,9 +29,11 @@ def join(left: str, right: str, prefix: str) -> str:
     return left + right.removeprefix(prefix)
 
 
-def learn_merges(counts: Counter, prefix: str, limit: int) -> list[tuple[str, str]]:
+def learn_merges(counts: Counter, prefix: str, limit: int, suffix: str = "") -> list[tuple[str, str]]:
     """The `limit` most frequent merges; of equally frequent ones the first in alphabetical order."""
     split = {word: [word[0], *(prefix + letter for letter in word[1:])] for word in counts}
+    for symbols in split.values():
+        symbols[-1] += suffix
     merges = []
     while len(merges) < limit:
         pairs = Counter()
@@ -72,6 +74,20 @@ def byte_level(first: list[str], last: list[str], limit: int = 500) -> tuple[dic
     pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     merges = learn_merges(words(None, pre_tokenizer), "", limit)
     tokens = first + sorted(pre_tokenizers.ByteLevel.alphabet()) + [left + right for left, right in merges] + last
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
+def clip(last: list[str], limit: int = 500) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """`vocab.json` and the merges of `merges.txt` in the way of CLIP, whose words have an end of their own."""
+    end = "</w>"
+    blanks = normalizers.Replace(Regex(r"\s+"), " ")
+    normalizer = normalizers.Sequence([normalizers.NFC(), blanks, normalizers.Lowercase()])
+    pattern = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    split = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
+    pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    merges = learn_merges(words(normalizer, pre_tokenizer), "", limit, end)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = letters + [letter + end for letter in letters] + [left + right for left, right in merges] + last
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 

@@ -2,12 +2,14 @@
 
     python roundtrip.py FOLDER REFERENCE.safetensors [FOLDER REFERENCE.safetensors ...]
 
-Each FOLDER is loaded with the class that its config.json names, without a missing, unexpected or mis-shaped tensor.
-Given the inputs of the reference file it has to give the file's outputs. Where a `weights.json` lies beside the
-reference file, the tensor names in FOLDER have to be those: transformers reads several spellings, but writes one.
+Each REFERENCE is of a recorded case, `<model_type>/<case>/reference.safetensors`. Its FOLDER is loaded with the class that
+its config.json names, without a missing, unexpected or mis-shaped tensor. Given the inputs of the reference file it has
+to give the file's outputs. The tensor names in FOLDER have to be those of `weights.json`, which lies beside the reference
+file: transformers reads several spellings, but writes one.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -18,6 +20,9 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.numpy import load_file
+
+from case import Case
+from cases import CASES
 
 TOLERANCE = 5e-5
 
@@ -31,13 +36,23 @@ def saved_names(folder: Path) -> set[str]:
         return set(file.keys())
 
 
+def recorded(reference: Path) -> Case:
+    """The case that a reference file is of, for the settings that it was recorded with."""
+    model_type, name = reference.resolve().parts[-3:-1]
+    for case in CASES.get(model_type, []):
+        if case.name == name:
+            return case
+    raise Failed(f"{model_type}/{name} is in no table of cases")
+
+
 def check(folder: Path, reference: Path) -> str:
     """Raises `Failed` with the difference, or returns what to print."""
-    table = reference.parent / "weights.json"
-    if table.exists():
-        found, expected = saved_names(folder), set(json.loads(table.read_text()))
-        if found != expected:
-            raise Failed(f"tensor names: missing {sorted(expected - found)}, too many {sorted(found - expected)}")
+    case = recorded(reference)
+    if case.needs and importlib.util.find_spec(case.needs) is None:
+        return f"left out, needs the package {case.needs}"
+    found, expected = saved_names(folder), set(json.loads((reference.parent / "weights.json").read_text()))
+    if found != expected:
+        raise Failed(f"tensor names: missing {sorted(expected - found)}, too many {sorted(found - expected)}")
 
     architectures = json.loads((folder / "config.json").read_text()).get("architectures") or []
     if len(architectures) != 1 or not hasattr(transformers, architectures[0]):
@@ -45,7 +60,7 @@ def check(folder: Path, reference: Path) -> str:
     arrays = load_file(reference)
     inputs = {name.removeprefix("inputs."): array for name, array in arrays.items() if name.startswith("inputs.")}
     expected = {name.removeprefix("outputs."): array for name, array in arrays.items() if name.startswith("outputs.")}
-    outputs = run(load(getattr(transformers, architectures[0]), folder, torch.float32), inputs)
+    outputs = run(case, load(case, getattr(transformers, architectures[0]), folder, torch.float32), inputs)
     if outputs.keys() != expected.keys():
         raise Failed(f"outputs are {sorted(outputs)}, expected {sorted(expected)}")
     worst, worst_name = 0.0, "none"

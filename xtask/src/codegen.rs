@@ -1,11 +1,11 @@
 //! Documents that are generated from the tables and from `models/*/model.toml`.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use tx_core::registry::Class;
 
 use crate::root;
 
@@ -17,9 +17,11 @@ pub fn codegen(check: bool) -> Result<()> {
     let text = fs::read_to_string(&readme).with_context(|| readme.display().to_string())?;
     let (before, rest) = text.split_once(BEGIN).context("README.md: no generated table")?;
     let (_, after) = rest.split_once(END).context("README.md: the generated table has no end")?;
-    put(&readme, &format!("{before}{BEGIN}{}{END}{after}", table()?), check)?;
-    for (model_type, page) in pages()? {
-        put(&root().join("docs/models").join(format!("{model_type}.md")), &page, check)?;
+    let architectures = architectures()?;
+    put(&readme, &format!("{before}{BEGIN}{}{END}{after}", table(&architectures)?), check)?;
+    for architecture in &architectures {
+        let path = root().join("docs/models").join(format!("{}.md", architecture.model_type));
+        put(&path, &architecture.page()?, check)?;
     }
     Ok(())
 }
@@ -36,56 +38,95 @@ fn put(path: &Path, text: &str, check: bool) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// The classes of each architecture.
-fn classes() -> BTreeMap<&'static str, Vec<(&'static str, &'static str)>> {
-    let mut by_type = BTreeMap::<_, Vec<_>>::new();
-    for class in tx_text::models::classes() {
-        by_type.entry(class.model_type()).or_default().push((class.class(), class.task()));
-    }
-    by_type
+/// An architecture by its `model.toml`, with the classes of the tables; the towers of a model that joins modalities, whose
+/// configs have types of their own, are part of it.
+struct Architecture {
+    model_type: String,
+    path: PathBuf,
+    toml: toml::Table,
+    classes: Vec<(&'static str, &'static str)>,
 }
 
-fn table() -> Result<String> {
-    let mut text = String::from("| architecture | heads |\n|---|---|\n");
-    for (model_type, classes) in classes() {
-        let tasks: Vec<_> = classes.iter().map(|(_, task)| *task).collect();
-        writeln!(text, "| [`{model_type}`](docs/models/{model_type}.md) | {} |", tasks.join(", "))?;
-    }
-    Ok(text)
-}
-
-/// A page for each architecture.
-fn pages() -> Result<Vec<(&'static str, String)>> {
-    let mut pages = Vec::new();
-    for (model_type, classes) in classes() {
-        let path = root().join("models").join(model_type).join("model.toml");
+impl Architecture {
+    fn read(folder: &Path, all: &[&dyn Class]) -> Result<Self> {
+        let path = folder.join("model.toml");
         let toml: toml::Table = fs::read_to_string(&path).with_context(|| path.display().to_string())?.parse()?;
-        let string = |table: &toml::Table, key: &str| -> Result<String> {
-            let value = table.get(key).with_context(|| format!("{}: no `{key}`", path.display()))?;
-            Ok(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        };
-        let paper = toml.get("paper").and_then(toml::Value::as_table).context("no `paper`")?;
-        let mut page = format!("# {}\n\n", string(&toml, "name")?);
-        writeln!(page, "`model_type`: `{model_type}`. Numbers equal those of {}.\n", string(&toml, "reference")?)?;
-        let (title, year) = (string(paper, "title")?, string(paper, "year")?);
+        let model_type = toml.get("model_type").and_then(toml::Value::as_str).context("no `model_type`")?.to_owned();
+        let towers = toml.get("model_types").and_then(toml::Value::as_array).into_iter().flatten();
+        let types: Vec<&str> = std::iter::once(model_type.as_str()).chain(towers.filter_map(|t| t.as_str())).collect();
+        let mut classes = Vec::new();
+        for class in all.iter().filter(|class| types.contains(&class.model_type())) {
+            let line = (class.class(), class.task());
+            if !classes.contains(&line) {
+                classes.push(line);
+            }
+        }
+        Ok(Self { model_type, path, toml, classes })
+    }
+
+    /// A value of `model.toml`.
+    fn string(&self, table: &toml::Table, key: &str) -> Result<String> {
+        let value = table.get(key).with_context(|| format!("{}: no `{key}`", self.path.display()))?;
+        Ok(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    }
+
+    /// The page of `docs/models`.
+    fn page(&self) -> Result<String> {
+        let paper = self.toml.get("paper").and_then(toml::Value::as_table).context("no `paper`")?;
+        let (name, reference) = (self.string(&self.toml, "name")?, self.string(&self.toml, "reference")?);
+        let mut page = format!("# {name}\n\n");
+        writeln!(page, "`model_type`: `{}`. Numbers equal those of {reference}.\n", self.model_type)?;
+        let (title, year) = (self.string(paper, "title")?, self.string(paper, "year")?);
         // Not every architecture has a paper on arXiv.
         let place = match paper.get("url") {
-            Some(_) => string(paper, "url")?,
-            None => format!("arXiv:{}", string(paper, "arxiv")?),
+            Some(_) => self.string(paper, "url")?,
+            None => format!("arXiv:{}", self.string(paper, "arxiv")?),
         };
         writeln!(page, "Paper: {title} ({year}, {place}).\n\n| class | task |\n|---|---|")?;
-        for (class, task) in classes {
+        for (class, task) in &self.classes {
             writeln!(page, "| `{class}` | {task} |")?;
         }
         page.push_str("\nCheckpoints, for example:\n\n");
-        for checkpoint in toml.get("checkpoints").and_then(toml::Value::as_array).context("no `checkpoints`")? {
+        for checkpoint in self.toml.get("checkpoints").and_then(toml::Value::as_array).context("no `checkpoints`")? {
             writeln!(page, "- `{}`", checkpoint.as_str().unwrap_or_default())?;
         }
-        if let Some(notes) = toml.get("notes").and_then(toml::Value::as_str) {
+        if let Some(notes) = self.toml.get("notes").and_then(toml::Value::as_str) {
             writeln!(page, "\n{notes}")?;
         }
         page.push_str("\nThis page is generated from `model.toml` by `cargo xtask codegen`.\n");
-        pages.push((model_type, page));
+        Ok(page)
     }
-    Ok(pages)
+}
+
+/// Every architecture of `models/`, sorted by name.
+fn architectures() -> Result<Vec<Architecture>> {
+    let all = tx::classes();
+    let mut architectures = Vec::new();
+    for entry in fs::read_dir(root().join("models"))? {
+        let folder = entry?.path();
+        architectures
+            .push(Architecture::read(&folder, &all).with_context(|| folder.join("model.toml").display().to_string())?);
+    }
+    architectures.sort_by(|a, b| a.model_type.cmp(&b.model_type));
+    for class in all {
+        let line = (class.class(), class.task());
+        let described = architectures.iter().any(|architecture| architecture.classes.contains(&line));
+        ensure!(described, "no model.toml is of type `{}`, which has `{}`", class.model_type(), class.class());
+    }
+    Ok(architectures)
+}
+
+fn table(architectures: &[Architecture]) -> Result<String> {
+    let mut text = String::from("| architecture | heads |\n|---|---|\n");
+    for Architecture { model_type, classes, .. } in architectures {
+        // Several classes may compute the same.
+        let mut tasks: Vec<&str> = Vec::new();
+        for (_, task) in classes {
+            if !tasks.contains(task) {
+                tasks.push(task);
+            }
+        }
+        writeln!(text, "| [`{model_type}`](docs/models/{model_type}.md) | {} |", tasks.join(", "))?;
+    }
+    Ok(text)
 }

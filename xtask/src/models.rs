@@ -13,6 +13,9 @@ use tx_core::weights::{Checkpoint, dtype_name};
 
 use crate::root;
 
+/// The crates that have architectures.
+const CRATES: [&str; 4] = ["tx-text", "tx-vision", "tx-audio", "tx-multimodal"];
+
 /// Write a synthetic checkpoint.
 #[derive(Args)]
 pub struct SynthArgs {
@@ -33,7 +36,7 @@ pub fn synth(args: &SynthArgs) -> Result<()> {
         (args.source.join("config.json"), Recipe::from_file(&args.source.join("weights.json"))?)
     } else {
         let config = Config::from_file(&args.source)?;
-        let class = find_class(&tx_text::models::classes(), &config, None)?;
+        let class = find_class(&tx::classes(), &config, None)?;
         let recipe = Recipe::from_parameters(&args.source, class.parameters(&config)?, args.dtype.parse()?);
         (args.source.clone(), recipe)
     };
@@ -103,13 +106,15 @@ pub struct NewModelArgs {
 
 /// Copies the file, the table lines and `model.toml` of `--like`, with the names changed.
 pub fn new_model(args: &NewModelArgs) -> Result<()> {
-    let models = root().join("crates/tx-text/src/models");
     let module = |model_type: &str| model_type.replace('-', "_");
     let (old, new) = (module(&args.like), module(&args.model_type));
     ensure!(args.model_type.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)), "not a `model_type`");
+    let mut rooms = CRATES.iter().map(|name| root().join("crates").join(name).join("src/models"));
+    let models = rooms
+        .find(|models| models.join(format!("{old}.rs")).is_file())
+        .with_context(|| format!("no architecture `{}`; {old}.rs is in none of {}", args.like, CRATES.join(", ")))?;
     let source = models.join(format!("{old}.rs"));
     let target = models.join(format!("{new}.rs"));
-    ensure!(source.is_file(), "no architecture `{}`; it would be in {}", args.like, source.display());
     ensure!(!target.exists(), "{} is there already", target.display());
 
     let text = fs::read_to_string(&source)?;

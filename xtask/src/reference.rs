@@ -16,7 +16,7 @@ use crate::{cache, root, run};
 pub struct ReferenceArgs {
     /// Architectures to record; all if none is given.
     model_types: Vec<String>,
-    /// Record the golden files of tokenizers, pipelines and embeddings instead.
+    /// Record the golden files of tokenizers, pipelines, embeddings, chats, sounds and pictures instead.
     #[arg(long)]
     goldens: bool,
 }
@@ -36,7 +36,9 @@ pub fn reference(args: &ReferenceArgs) -> Result<()> {
 #[derive(Args)]
 pub struct RoundtripArgs {
     /// Architectures to try.
-    #[arg(default_values = ["bert", "roberta", "albert", "deberta-v2", "modernbert"])]
+    #[arg(default_values = [
+        "bert", "roberta", "albert", "deberta-v2", "modernbert", "vit", "detr", "wav2vec2", "whisper", "clip", "clap",
+    ])]
     model_types: Vec<String>,
 }
 
@@ -63,7 +65,7 @@ pub fn roundtrip(args: &RoundtripArgs) -> Result<()> {
 /// Fills the case's class and saves it.
 fn save(case: &Path, folder: &Path) -> Result<()> {
     let config = Config::from_folder(case)?;
-    let class = find_class(&tx_text::models::classes(), &config, None)?;
+    let class = find_class(&tx::classes(), &config, None)?;
     let path = case.join("weights.json");
     let checkpoint = Recipe::from_file(&path)?.checkpoint(&path)?;
     class.load_named(config, &checkpoint, &LoadOptions::default())?.save_pretrained(folder, u64::MAX)?;

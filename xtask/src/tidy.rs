@@ -20,9 +20,10 @@ pub fn tidy() -> Result<()> {
         let path = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
         check(&path, &text, &model_types, &mut problems);
     }
-    for name in ["tx-text"] {
+    let modalities = ["tx-text", "tx-vision", "tx-audio"];
+    for name in modalities {
         let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml"))?;
-        for other in ["tx-text", "tx-vision", "tx-audio"].iter().filter(|other| **other != name) {
+        for other in modalities.iter().filter(|other| **other != name) {
             if manifest.contains(&format!("{other}.workspace")) {
                 problems.push(format!("crates/{name}: depends on {other}; modalities are independent"));
             }

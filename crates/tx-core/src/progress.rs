@@ -36,6 +36,11 @@ impl Progress {
         self.bar.inc(n);
     }
 
+    /// Says something else beside the bar.
+    pub fn message(&self, message: impl Into<String>) {
+        self.bar.set_message(message.into());
+    }
+
     /// Says how much is done in all.
     pub fn set(&self, done: u64) {
         self.bar.set_position(done);

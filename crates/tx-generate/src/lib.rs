@@ -6,6 +6,7 @@
 //! | [`generate`] | [`Generator`]: the decoding loop, its results, and what a call can hook into |
 //! | `batch` | rows on their way through a model: padding, cache, guidance |
 //! | `beam`, `diverse` | beam search, and with groups |
+//! | `conditioned` | [`Conditioned`]: a decoder with what its encoder has seen |
 //! | `speculative` | drafts of a smaller model or of the prompt, which a pass checks |
 //! | [`session`] | [`Session`]: a conversation, whose beginning is not computed again |
 //! | [`mod@processors`] | what changes scores before a token is chosen |
@@ -17,6 +18,7 @@
 
 mod batch;
 mod beam;
+mod conditioned;
 pub mod config;
 pub mod constraint;
 mod diverse;
@@ -29,6 +31,7 @@ mod speculative;
 pub mod stopping;
 pub mod stream;
 
+pub use conditioned::Conditioned;
 pub use config::{AssistantSchedule, EarlyStopping, GenerationConfig, Overrides, SeedingScheme, WatermarkingConfig};
 pub use generate::{Finish, Generated, Generator, Hooks, Sequence, Stats, StepHook, StopHook, TokenLogprob};
 pub use processors::{

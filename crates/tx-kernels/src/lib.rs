@@ -51,7 +51,7 @@ pub use embedding::embedding;
 pub use kv::{KvBytes, KvPrecision, KvTensor, RowCopy};
 pub use linear::{linear, linear_transposed, linears};
 pub use memory::keep_freed_memory;
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{group_norm, layer_norm, rms_norm};
 pub use quantize::{can_quantize, dequantize, quantize_int4, quantize_int8};
 pub use rotary::{Pairs, rotary};
 pub use rows::write_rows;

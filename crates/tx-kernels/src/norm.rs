@@ -1,4 +1,4 @@
-//! Normalisation over the last axis.
+//! Normalisation over the last axis, and over groups of channels.
 
 use burn::tensor::Tensor;
 
@@ -39,6 +39,33 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, residual: Option<Tensor<D>>, weigh
     let x = sum(x, residual);
     let mean = (x.clone() * x.clone()).mean_dim(D - 1);
     x / (mean + eps).sqrt() * weight.unsqueeze()
+}
+
+/// `(x − mean) / √(variance + eps) · weight + bias`, with the statistics of each of `groups` groups of channels over all
+/// places. Wu & He, 2018 (arXiv:1803.08494).
+///
+/// # Shapes
+/// - x, output: `[batch, channels, ..]`
+/// - weight, bias: `[channels]`
+pub fn group_norm<const D: usize>(
+    x: Tensor<D>,
+    groups: usize,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = cpu::group_norm(&x, groups, &weight, &bias, eps) {
+        return y;
+    }
+    let shape = x.dims();
+    let rows = x.reshape([shape[0], groups, shape[1..].iter().product::<usize>() / groups]);
+    let centred = rows.clone() - rows.mean_dim(2);
+    let variance = (centred.clone() * centred.clone()).mean_dim(2);
+    let normed = (centred / (variance + eps).sqrt()).reshape(shape);
+    let mut channels = [1; D];
+    channels[1] = shape[1];
+    normed * weight.reshape(channels) + bias.reshape(channels)
 }
 
 fn sum<const D: usize>(x: Tensor<D>, residual: Option<Tensor<D>>) -> Tensor<D> {

@@ -5,8 +5,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
 use tx_kernels::{
     AttentionOptions, Epilogue, KvPrecision, KvTensor, Mask, Pairs, Pointwise, RowCopy, attention, attention_weights,
-    conv2d, dequantize, embedding, gated, layer_norm, linear, linear_transposed, linears, quantize_int4, quantize_int8,
-    rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
+    conv2d, dequantize, embedding, gated, group_norm, layer_norm, linear, linear_transposed, linears, quantize_int4,
+    quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -89,6 +89,16 @@ fn convolutions_take_every_shape() {
             conv2d(x.clone(), w.clone(), &options, Epilogue { scale, shift, residual, act: Some(Pointwise::Gelu) })
         };
         agree(all, 2e-6, &what);
+    }
+}
+
+#[test]
+fn group_norms_take_every_shape() {
+    for (batch, channels, groups, places) in [(2, 8, 2, [5, 7]), (1, 6, 6, [1, 400]), (3, 4, 1, [3, 1])] {
+        let x = random([batch, channels, places[0], places[1]]) + 3.0;
+        let (w, b) = (random([channels]), random([channels]));
+        let norm = || group_norm(x.clone(), groups, w.clone(), b.clone(), 1e-5);
+        agree(norm, 3e-6, &format!("{groups} groups of {channels} channels"));
     }
 }
 

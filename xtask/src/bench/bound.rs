@@ -1,5 +1,7 @@
 //! The least time that the machine allows for a workload: operations over its matrix peak, or bytes over its bandwidth.
 
+mod media;
+
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -18,17 +20,18 @@ pub struct Ceilings {
 }
 
 /// What a model has to do.
+#[derive(Default)]
 pub struct Cost {
-    /// Operations of the linear maps; a multiplication and an addition count as two.
+    /// Operations of the linear maps and convolutions; a multiplication and an addition count as two.
     linear: f64,
     /// Operations of the two products of attention, which are in f32 whatever the weights are.
     attention: f64,
-    /// What is read at least: the linear maps' weights, and keys and values that were kept.
+    /// What is read at least: the weights of these, and keys and values that were kept.
     bytes: f64,
     /// Whether the weights are int8. Others are multiplied in f32.
     int8: bool,
-    /// How many tokens go through the model.
-    pub tokens: usize,
+    /// How many tokens go through the model, if what it takes is tokens.
+    pub tokens: Option<usize>,
 }
 
 /// The least time.
@@ -55,7 +58,7 @@ impl Cost {
             attention: 2.0 * 2.0 * pairs * hidden * layers,
             bytes: weights * if int8 { 1.0 } else { 4.0 },
             int8,
-            tokens,
+            tokens: Some(tokens),
         })
     }
 
@@ -70,9 +73,9 @@ impl Cost {
         // Queries and output, keys and values; gate, up and down.
         let weights = layers * (2.0 * hidden * hidden + 2.0 * hidden * kv + 3.0 * hidden * intermediate);
         let head = vocab * hidden;
-        let (mut cost, rows) = (Self { linear: 0.0, attention: 0.0, bytes: 0.0, int8: false, tokens: 0 }, batch as f64);
+        let tokens = passes.iter().map(|&(_, new)| batch * new).sum();
+        let (mut cost, rows) = (Self { tokens: Some(tokens), ..Self::default() }, batch as f64);
         for &(seen, new) in passes {
-            cost.tokens += batch * new;
             let (seen, new) = (seen as f64, new as f64);
             // A token sees those before it and itself.
             let pairs = new * seen + new * (new + 1.0) / 2.0;
@@ -115,7 +118,7 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         let cost = Cost::encoder(folder.path(), &[5, 1], true).unwrap();
         // 3 · (4·4 + 2·16) weights, 6 tokens, 26 pairs.
-        assert_eq!((cost.linear, cost.attention, cost.bytes, cost.tokens), (1728.0, 624.0, 144.0, 6));
+        assert_eq!((cost.linear, cost.attention, cost.bytes, cost.tokens), (1728.0, 624.0, 144.0, Some(6)));
         let ceilings = Ceilings { matrix_peak: 624.0, int8_peak: 1728.0, stream_bandwidth: 100.0 };
         let bound = cost.bound(&ceilings);
         assert_eq!((bound.seconds, bound.by), (2.0, "operations"));
@@ -137,6 +140,6 @@ mod tests {
         assert_eq!((prompt.linear, prompt.attention, prompt.bytes), (4400.0, 720.0, 944.0));
         let steps = Cost::decoder(folder.path(), 8, &[(5, 1), (6, 1)], 2.0).unwrap();
         assert_eq!((steps.linear, steps.attention, steps.bytes), (15104.0, 4992.0, 6112.0));
-        assert_eq!((prompt.tokens, steps.tokens), (5, 16));
+        assert_eq!((prompt.tokens, steps.tokens), (Some(5), Some(16)));
     }
 }

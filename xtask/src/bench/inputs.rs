@@ -1,5 +1,6 @@
-//! What the sides are given: models, token ids and sentences.
+//! What the sides are given: models, token ids, sentences, and numbers in place of pictures and sounds.
 
+use std::f64::consts::TAU;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use tx_core::weights::synth::Recipe;
 
 use super::Setup;
 use crate::{cache, root, run};
+
+/// Height and width of a picture, in pixels.
+pub const PICTURE: usize = 224;
 
 /// The folder of a model of `xtask/bench` with weights from a hash, in f32 or bf16, made on first use.
 pub fn synthetic(name: &str, bf16: bool) -> Result<PathBuf> {
@@ -29,7 +33,7 @@ pub fn synthetic(name: &str, bf16: bool) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let config = Config::from_file(&source)?;
-    let class = find_class(&tx_text::models::classes(), &config, None)?;
+    let class = find_class(&tx::classes(), &config, None)?;
     Recipe::from_parameters(&source, class.parameters(&config)?, dtype).write(&folder, u64::MAX)?;
     // The last file, as it says that the others are there.
     fs::write(&target, wanted).with_context(|| target.display().to_string())?;
@@ -68,7 +72,7 @@ pub fn minilm() -> Result<PathBuf> {
     folder.canonicalize().with_context(|| folder.display().to_string())
 }
 
-/// Numbers that are the same in Python: see `token_ids` in xtask/bench/worker.py.
+/// Numbers that are the same in Python: see `token_ids` and `normal` in xtask/bench/worker.py.
 pub struct Random(u64);
 
 impl Random {
@@ -76,16 +80,38 @@ impl Random {
         Self(1)
     }
 
+    /// A number of 31 bits.
+    fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
     /// A number from 0 to `end` - 1.
     fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
+        self.bits() as usize % end
+    }
+
+    /// Numbers around zero with a deviation of one. Box & Muller, 1958.
+    pub fn normal(&mut self, len: usize) -> Vec<f32> {
+        let mut unit = || (f64::from(self.bits()) + 0.5) / f64::from(1u32 << 31);
+        let mut number = || {
+            let (radius, angle) = ((-2.0 * unit().ln()).sqrt(), TAU * unit());
+            (radius * angle.cos()) as f32
+        };
+        (0..len).map(|_| number()).collect()
     }
 
     /// Ids 0 to 4 are special tokens in one family or another, padding among them, and are left out.
     pub fn token_ids(&mut self, batch: usize, seq: usize, vocab_size: usize) -> IntRows {
         let values = (0..batch * seq).map(|_| 5 + self.below(vocab_size - 5) as i64).collect();
         IntRows { batch, seq, values }
+    }
+
+    /// A prompt for every row, and the token that follows each.
+    pub fn prompts(&mut self, batch: usize, prompt: usize, vocab_size: usize) -> [IntRows; 2] {
+        let IntRows { values, .. } = self.token_ids(batch, prompt + 1, vocab_size);
+        let (prompts, next): (Vec<_>, Vec<_>) = values.chunks_exact(prompt + 1).map(|row| row.split_at(prompt)).unzip();
+        [(prompt, prompts.concat()), (1, next.concat())].map(|(seq, values)| IntRows { batch, seq, values })
     }
 }
 
@@ -129,6 +155,26 @@ mod tests {
     }
 
     const EXPECTED_IDS: [i64; 6] = [8002, 1259, 3076, 3861, 21964, 543];
+
+    #[test]
+    fn the_token_after_each_prompt_is_apart() {
+        let [prompts, next] = Random::new().prompts(2, 2, 30522);
+        assert_eq!((prompts.batch, prompts.seq, prompts.values), (2, 2, vec![8002, 1259, 3861, 21964]));
+        assert_eq!((next.batch, next.seq, next.values), (2, 1, vec![3076, 543]));
+    }
+
+    /// The numbers are those of the twin in Python, up to the last bits of its logarithms and cosines.
+    #[test]
+    fn normal_numbers_are_those_of_the_twin() {
+        let numbers = Random::new().normal(100_000);
+        assert!(numbers.iter().zip(EXPECTED_NORMAL).all(|(a, b)| (a - b).abs() < 1e-6), "{:?}", &numbers[..6]);
+        let mean = numbers.iter().sum::<f32>() / 1e5;
+        let variance = numbers.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 1e5;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+
+    const EXPECTED_NORMAL: [f32; 6] =
+        [-1.309_112_7, -0.689_969_36, -0.676_532, 0.996_393_3, 0.188_150_36, -0.746_704_4];
 
     #[test]
     fn sentences_are_of_mixed_length() {

@@ -7,15 +7,17 @@
 //! | file | holds |
 //! |---|---|
 //! | `workload.rs` | the workloads: how their sides are started, and what these have to agree in |
-//! | `inputs.rs` | what the sides are given: models, token ids and sentences |
+//! | `inputs.rs` | what the sides are given: models, token ids, sentences, numbers |
+//! | `media.rs` | models of pictures and sounds: what is computed, and by the worker of tx |
 //! | `side.rs` | a side: a worker that answers requests, or a program that is started anew each time |
 //! | `worker.rs` | the worker of tx, which also measures the machine |
-//! | `bound.rs` | the least time that the machine allows for a workload |
+//! | `bound.rs`, `bound/media.rs` | the least time that the machine allows for a workload |
 //! | `report.rs` | statistics, the table, the JSON |
 //! | `xtask/bench/` | the workers in Python, and the packages they need |
 
 mod bound;
 mod inputs;
+mod media;
 mod report;
 mod side;
 mod worker;
@@ -46,8 +48,8 @@ const MAX_REPETITIONS: usize = 1000;
 /// Measure against Python.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// What to measure, by name or by the beginning of several: bert, bert-int8, llama, minilm, start …; everything if
-    /// none is given.
+    /// What to measure, by name or by the beginning of several: bert, bert-int8, llama, vit, whisper, start …;
+    /// everything if none is given.
     #[arg(value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// Whom to measure against: torch, with sentence-transformers where texts are embedded; onnxruntime; llama.cpp, for
@@ -190,7 +192,7 @@ fn measure(
 ) -> Result<Measured> {
     eprintln!("{name}: starting");
     let (mut sides, cost) = workload.start(peers, setup)?;
-    let tokens = cost.as_ref().map(|cost| cost.tokens);
+    let tokens = cost.as_ref().and_then(|cost| cost.tokens);
     let tx_output = sides[0].output()?;
     let mut differences = Vec::new();
     for side in &mut sides[1..] {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tx::burn::tensor::{Tensor, TensorData};
 use tx_core::device::device;
 use tx_core::nn::Cache;
 use tx_core::pipeline::{Batching, Pipeline};
@@ -23,6 +24,7 @@ use tx_text::pipelines::{SentenceEmbeddingOptions, SentenceEmbeddingPipeline};
 
 use super::bound::Ceilings;
 use super::inputs::Random;
+use super::media::Media;
 use super::side::peak_bytes;
 
 #[derive(Args)]
@@ -63,6 +65,13 @@ enum Work {
         #[arg(long)]
         steps: usize,
     },
+    /// Serve a model of pictures or sounds.
+    Media {
+        #[arg(long)]
+        model: PathBuf,
+        #[command(subcommand)]
+        media: Media,
+    },
     /// Serve sentence embeddings, made as `tx embed` does.
     Embed {
         #[arg(long)]
@@ -84,6 +93,7 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
                 forward(model, *batch, *seq, &LoadOptions { quantize, ..options })
             }
             Work::Generate { model, batch, prompt, steps } => generate(model, *batch, *prompt, *steps, &options),
+            Work::Media { model, media } => media.serve(model, &options),
             Work::Embed { model, texts } => embed(model, texts, &options),
         }
     })
@@ -108,36 +118,19 @@ fn forward(folder: &Path, batch: usize, seq: usize, options: &LoadOptions) -> Re
         &vec![seq; batch],
         // The numbers are read, so that the device has to have finished.
         || Ok(model.forward(&inputs, &mut Record::none()).last_hidden_state.into_data()),
-        |data| data.iter::<f32>().collect(),
+        numbers,
     )
 }
 
 fn generate(folder: &Path, batch: usize, prompt: usize, steps: usize, options: &LoadOptions) -> Result<()> {
     let model = from_folder(CAUSAL_LM, &classes(), folder, options)?;
-    let vocab_size = model.limits.vocab_size;
-    let IntRows { values, .. } = Random::new().token_ids(batch, prompt + 1, vocab_size);
-    let (prompts, first): (Vec<_>, Vec<_>) = values.chunks_exact(prompt + 1).map(|row| row.split_at(prompt)).unzip();
-    let prompts = IntRows { batch, seq: prompt, values: prompts.concat() };
-    let tokens = |values: Vec<i64>| IntRows { batch, seq: 1, values };
-    let first = tokens(first.concat());
-    let lengths = vec![prompt + steps; batch];
+    let tokens = Random::new().prompts(batch, prompt, model.limits.vocab_size);
     let empty = || Cache::new(&model.cache_kinds(), prompt + steps);
     if steps == 0 {
-        return serve(&lengths, || scores(&model, &prompts, &mut empty()), |scores| scores);
+        let [prompts, _] = tokens;
+        return serve(&vec![prompt; batch], || scores(&model, &prompts, &mut empty()), |scores| scores);
     }
-    let mut cache = empty();
-    scores(&model, &prompts, &mut cache)?;
-    let best = |scores: &[f32]| tokens(scores.chunks_exact(vocab_size).map(|row| i64::from(argmax(row))).collect());
-    let decode = || -> Result<Vec<f32>> {
-        cache.truncate(prompt);
-        let result = scores(&model, &first, &mut cache)?;
-        let mut ids = best(&result);
-        for _ in 1..steps {
-            ids = best(&scores(&model, &ids, &mut cache)?);
-        }
-        Ok(result)
-    };
-    serve(&lengths, decode, |scores| scores)
+    serve_steps(tokens, steps, empty(), |input_ids, cache| scores(&model, input_ids, cache))
 }
 
 /// The scores of what follows the next tokens of each row, `[batch, vocab]`, on the host.
@@ -146,7 +139,38 @@ fn scores(model: &Auto<dyn CausalLm>, input_ids: &IntRows, cache: &mut Cache) ->
     let inputs = TextInputs::new(&arguments, &model.limits, &model.device)?;
     let x = model.decode(model.embed(inputs.input_ids.clone()), &inputs, cache, &mut Record::none());
     let logits = model.head(x.narrow(1, input_ids.seq - 1, 1)); // [batch, 1, vocab]
+    read(logits)
+}
+
+/// The scores of all tokens, on the host.
+pub fn read(logits: Tensor<3>) -> Result<Vec<f32>> {
     logits.try_into_vec_as::<f32>().map_err(|e| anyhow!("the scores cannot be read: {e}"))
+}
+
+/// Serves tokens that come one after another, each the most probable one, behind prompts, which are in the cache, and the
+/// first token after these. `scores` are those of what follows the next tokens of each row, `[batch, vocab]`.
+pub fn serve_steps(
+    [prompts, next]: [IntRows; 2],
+    steps: usize,
+    mut cache: Cache,
+    scores: impl Fn(&IntRows, &mut Cache) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let (batch, prompt) = (prompts.batch, prompts.seq);
+    scores(&prompts, &mut cache)?;
+    let best = |scores: &[f32]| {
+        let rows = scores.chunks_exact(scores.len() / batch);
+        IntRows { batch, seq: 1, values: rows.map(|row| i64::from(argmax(row))).collect() }
+    };
+    let decode = || -> Result<Vec<f32>> {
+        cache.truncate(prompt);
+        let result = scores(&next, &mut cache)?;
+        let mut ids = best(&result);
+        for _ in 1..steps {
+            ids = best(&scores(&ids, &mut cache)?);
+        }
+        Ok(result)
+    };
+    serve(&vec![prompt + steps; batch], decode, |scores| scores)
 }
 
 fn embed(folder: &Path, texts: &Path, options: &LoadOptions) -> Result<()> {
@@ -169,8 +193,13 @@ struct Request {
     output: Option<PathBuf>,
 }
 
+/// The numbers of a tensor, once it is on the host.
+pub fn numbers(data: TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
 /// Answers requests; `work` is one repetition, and `values` are the numbers of its result.
-fn serve<T>(lengths: &[usize], mut work: impl FnMut() -> Result<T>, values: impl Fn(T) -> Vec<f32>) -> Result<()> {
+pub fn serve<T>(lengths: &[usize], mut work: impl FnMut() -> Result<T>, values: impl Fn(T) -> Vec<f32>) -> Result<()> {
     answer(&json!({ "name": format!("tx {}", env!("CARGO_PKG_VERSION")), "lengths": lengths }));
     for line in io::stdin().lines() {
         let line = line?;

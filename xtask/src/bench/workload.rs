@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::bound::Cost;
 use super::inputs::{self, SENTENCE, gguf, minilm, onnx, synthetic};
+use super::media::Media;
 use super::report::Difference;
 use super::side::{Program, Side, Worker};
 use super::{Setup, python};
@@ -26,6 +27,8 @@ pub enum Workload {
     Prefill { model: &'static str, bf16: bool, prompt: usize },
     /// Tokens of each row through it, one after another, each the most probable one; a prompt is in the cache.
     Decode { model: &'static str, bf16: bool, batch: usize, steps: usize },
+    /// Pictures or sounds, made of numbers, through a model with weights from a hash.
+    Media(&'static str, Media),
     /// Sentence embeddings of all-MiniLM-L6-v2, from text to vectors.
     Embed { sentences: usize },
     /// A whole program, from its start to the embedding of one sentence.
@@ -49,6 +52,13 @@ pub static WORKLOADS: &[(&str, Workload)] = &[
     ("llama-135m-bf16-prefill", Workload::Prefill { model: "llama-135m", bf16: true, prompt: 512 }),
     ("llama-1b-bf16-decode", Workload::Decode { model: "llama-1b", bf16: true, batch: 1, steps: 8 }),
     ("llama-1b-bf16-prefill", Workload::Prefill { model: "llama-1b", bf16: true, prompt: 512 }),
+    ("vit-b16-1", Workload::Media("vit-b16", Media::Classify { batch: 1 })),
+    ("vit-b16-8", Workload::Media("vit-b16", Media::Classify { batch: 8 })),
+    ("clip-b32", Workload::Media("clip-b32", Media::Compare { texts: 4, seq: 16 })),
+    ("resnet-50", Workload::Media("resnet-50", Media::Classify { batch: 1 })),
+    ("whisper-base-encode", Workload::Media("whisper-base", Media::Encode)),
+    ("whisper-base-decode", Workload::Media("whisper-base", Media::Decode { prompt: 4, steps: 64 })),
+    ("wav2vec2-base-10s", Workload::Media("wav2vec2-base", Media::Ctc { samples: 160_000 })),
     ("minilm-1", Workload::Embed { sentences: 1 }),
     ("minilm-1000", Workload::Embed { sentences: 1000 }),
     ("start", Workload::Start),
@@ -77,7 +87,7 @@ pub fn select(names: &[String]) -> Result<Vec<(&'static str, Workload)>> {
 pub enum Peer {
     /// PyTorch with transformers, or with sentence-transformers.
     Torch,
-    /// ONNX Runtime, for forward passes.
+    /// ONNX Runtime, for forward passes of encoders.
     OnnxRuntime,
     /// llama.cpp, for language models.
     LlamaCpp,
@@ -147,6 +157,31 @@ impl Workload {
             Self::Decode { model, bf16, batch, steps } => {
                 return Generation { model, bf16, batch, prompt: PROMPT, steps }.start(peers, setup);
             }
+            Self::Media(model, media) => {
+                let model = synthetic(model, false)?;
+                let arguments = |mut command: Command| {
+                    command.arg("--model").arg(&model).args(media.arguments());
+                    command
+                };
+                let mut tx = setup.tx();
+                tx.arg("media");
+                sides.push(Box::new(Worker::start(&mut arguments(tx), output.clone())?));
+                for peer in peers {
+                    let mut command = match peer {
+                        Peer::Torch => setup.python("torch_media.py")?,
+                        Peer::OnnxRuntime if media.has_onnx() => {
+                            let onnx = onnx(&model, setup)?;
+                            let mut command = setup.python("onnxruntime_media.py")?;
+                            command.arg("--onnx").arg(onnx);
+                            command
+                        }
+                        Peer::OnnxRuntime | Peer::LlamaCpp => continue,
+                    };
+                    command.args(["--threads", &setup.threads.to_string()]);
+                    sides.push(Box::new(Worker::start(&mut arguments(command), output.clone())?));
+                }
+                Some(media.cost(&model)?)
+            }
             Self::Embed { sentences } => {
                 let model = minilm()?;
                 let texts = setup.scratch.path().join("texts.txt");
@@ -188,6 +223,7 @@ impl Workload {
         match self {
             Self::Forward { .. } | Self::Prefill { .. } | Self::Start => 1,
             Self::Decode { batch, .. } => batch,
+            Self::Media(_, media) => media.rows(),
             Self::Embed { sentences } => sentences,
         }
     }
@@ -197,7 +233,9 @@ impl Workload {
     /// llama.cpp keeps keys and values in f16.
     pub fn check(self, difference: &Difference) -> Result<()> {
         let (holds, expected) = match self {
-            Self::Forward { int8: false, .. } => (difference.relative_l2 <= 1e-3, "a relative L2 of at most 1e-3"),
+            Self::Forward { int8: false, .. } | Self::Media(..) => {
+                (difference.relative_l2 <= 1e-3, "a relative L2 of at most 1e-3")
+            }
             Self::Forward { int8: true, .. } => (difference.cosine >= 0.95, "a cosine of at least 0.95"),
             Self::Prefill { bf16: false, .. } | Self::Decode { bf16: false, .. } => {
                 (difference.relative_l2 <= 2e-3, "a relative L2 of at most 2e-3")
@@ -289,6 +327,7 @@ mod tests {
         assert_eq!(names(&["minilm"]).unwrap(), ["minilm-1", "minilm-1000"]);
         assert_eq!(names(&["bert-int8", "bert"]).unwrap().len(), 8);
         assert_eq!(names(&["llama-135m-bf16-decode"]).unwrap(), ["llama-135m-bf16-decode"]);
+        assert_eq!(names(&["vit", "whisper-base-decode"]).unwrap(), ["vit-b16-1", "vit-b16-8", "whisper-base-decode"]);
         for unknown in ["bert-f3", "mini", ""] {
             let message = names(&["start", unknown]).unwrap_err().to_string();
             assert!(message.starts_with(&format!("no workload `{unknown}`; there are bert-f32-1x16, ")), "{message}");

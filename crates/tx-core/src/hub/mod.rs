@@ -51,14 +51,12 @@ const TOKENIZER_FILES: [&str; 13] = [
     "vocab.txt",
 ];
 
+/// What image processors and feature extractors are made of.
+const PROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+
 /// The small files besides that a model or its pipeline may need.
-const OTHER_FILES: [&str; 5] = [
-    "config_sentence_transformers.json",
-    "generation_config.json",
-    "modules.json",
-    "preprocessor_config.json",
-    "sentence_bert_config.json",
-];
+const OTHER_FILES: [&str; 4] =
+    ["config_sentence_transformers.json", "generation_config.json", "modules.json", "sentence_bert_config.json"];
 
 /// The weights, in order of preference: only the first that is there is downloaded.
 const WEIGHT_FILES: [&str; 4] =
@@ -145,6 +143,8 @@ pub enum Wanted {
     ConfigOnly,
     /// `config.json` and what the tokenizer is made of.
     Tokenizer,
+    /// `config.json` and what the image processor or feature extractor is made of.
+    Processor,
     /// Everything, with the weights.
     Full,
 }
@@ -152,9 +152,11 @@ pub enum Wanted {
 impl Wanted {
     /// Whether a file is needed, the model's own weights aside.
     fn includes(self, file: &str, files: &BTreeSet<String>) -> bool {
+        let full = self == Self::Full;
         file == CONFIG_FILE
-            || self != Self::ConfigOnly && (TOKENIZER_FILES.contains(&file) || is_named_template(file))
-            || self == Self::Full && (OTHER_FILES.contains(&file) || is_module_file(file, files))
+            || (full || self == Self::Tokenizer) && (TOKENIZER_FILES.contains(&file) || is_named_template(file))
+            || (full || self == Self::Processor) && PROCESSOR_FILES.contains(&file)
+            || full && (OTHER_FILES.contains(&file) || is_module_file(file, files))
     }
 
     /// What a snapshot lacks that can be told without the Hub's list of its files.
@@ -166,6 +168,7 @@ impl Wanted {
         match self {
             Self::ConfigOnly => None,
             Self::Tokenizer => (!TOKENIZER_FILES.into_iter().any(has)).then(|| "tokenizer".into()),
+            Self::Processor => (!PROCESSOR_FILES.into_iter().any(has)).then(|| "preprocessor_config.json".into()),
             Self::Full => match WEIGHT_FILES.into_iter().find(|file| has(file)) {
                 None => Some(format!("`{}`", WEIGHT_FILES.join("`, `"))),
                 Some(index) if index.ends_with(".json") => match shards(&snapshot.join(index)) {

@@ -305,13 +305,6 @@ impl GroupNorm {
     /// # Shapes
     /// - x, output: `[batch, channels, ..]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let shape = x.dims();
-        let rows = x.reshape([shape[0], self.groups, shape[1..].iter().product::<usize>() / self.groups]);
-        let centred = rows.clone() - rows.mean_dim(2);
-        let variance = (centred.clone() * centred.clone()).mean_dim(2);
-        let normed = (centred / (variance + self.eps).sqrt()).reshape(shape);
-        let mut channels = [1; D];
-        channels[1] = shape[1];
-        normed * self.weight.val().reshape(channels) + self.bias.val().reshape(channels)
+        tx_kernels::group_norm(x, self.groups, self.weight.val(), self.bias.val(), self.eps)
     }
 }

@@ -15,14 +15,14 @@ use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::decoders::{self, DecoderWrapper};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{
-    self, BertNormalizer, Lowercase, NFC, NFKD, NormalizerWrapper, Replace, Strip, StripAccents,
+    self, BertNormalizer, Lowercase, NFC, NFKD, NormalizerWrapper, Prepend, Replace, Strip, StripAccents,
 };
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::pre_tokenizers::{self, PreTokenizerWrapper};
-use tokenizers::tokenizer::SplitDelimiterBehavior::{Isolated, MergedWithPrevious};
+use tokenizers::tokenizer::SplitDelimiterBehavior::{Isolated, MergedWithPrevious, Removed};
 
 use super::charsmap;
 use super::family::Family;
@@ -65,6 +65,8 @@ pub(super) fn default_token(family: Family, key: &str) -> Option<&'static str> {
             ("pad_token", "<pad>"), ("cls_token", "[CLS]"), ("mask_token", "[MASK]")],
         Family::Bert => &[("unk_token", "[UNK]"), ("sep_token", "[SEP]"), ("pad_token", "[PAD]"), ("cls_token", "[CLS]"),
             ("mask_token", "[MASK]")],
+        Family::Clip => &[("bos_token", "<|startoftext|>"), ("eos_token", end_of_text), ("unk_token", end_of_text),
+            ("pad_token", end_of_text)],
         Family::Camembert | Family::Roberta | Family::XlmRoberta => &[("bos_token", "<s>"), ("eos_token", "</s>"),
             ("unk_token", "<unk>"), ("sep_token", "</s>"), ("pad_token", "<pad>"), ("cls_token", "<s>"),
             ("mask_token", "<mask>")],
@@ -79,6 +81,7 @@ pub(super) fn default_token(family: Family, key: &str) -> Option<&'static str> {
         Family::Mpnet => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "[UNK]"), ("sep_token", "</s>"),
             ("pad_token", "<pad>"), ("cls_token", "<s>"), ("mask_token", "<mask>")],
         Family::Qwen2 => &[("eos_token", end_of_text), ("unk_token", end_of_text), ("pad_token", end_of_text)],
+        Family::Siglip => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "</s>")],
         Family::T5 => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
     };
     table.iter().find(|&&(name, _)| name == key).map(|&(_, text)| text)
@@ -92,6 +95,15 @@ pub(super) fn mask_takes_space(family: Family) -> bool {
 /// How Qwen2 cuts a text before its byte-level model.
 const QWEN2_WORDS: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// How CLIP cuts a text before its byte-level model.
+const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// What the last token of a word ends with in CLIP's vocabulary.
+const CLIP_WORD_END: &str = "</w>";
+
+/// What SigLIP takes out of a text.
+const ASCII_PUNCTUATION: &str = r"[!-/:-@\[-`{-~]";
 
 /// The pipeline of `family` around the vocabulary of `source`; `unk` is the text of its unknown token.
 pub(super) fn pipeline(family: Family, source: Source, settings: &Settings, unk: Option<&str>) -> Result<Pipeline> {
@@ -115,6 +127,25 @@ pub(super) fn pipeline(family: Family, source: Source, settings: &Settings, unk:
             let prefix = settings.flag("add_prefix_space", false)?;
             Ok(byte_level(byte_bpe(vocab, merges), None, ByteLevel::new(prefix, true, true).into()))
         }
+        Family::Clip => {
+            let failed = |e: tokenizers::Error| Error::tokenizer(path, e);
+            let blanks = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(failed)?;
+            let words = Split::new(SplitPattern::Regex(CLIP_WORDS.into()), Removed, true).map_err(failed)?;
+            let ends = Replace::new(ReplacePattern::Regex(r"\A\s+|\s+\z".into()), "").map_err(failed)?;
+            let normalizers = vec![NFC.into(), blanks.into(), Lowercase.into()];
+            let splits = vec![words.into(), ByteLevel::new(false, true, true).into()];
+            let decoders = vec![ByteLevel::default().into(), replace(path, CLIP_WORD_END, " ")?.into(), ends.into()];
+            Ok(Pipeline {
+                model: ModelParts {
+                    unk_token: unk.map(str::to_owned),
+                    end_of_word_suffix: Some(CLIP_WORD_END.into()),
+                    ..byte_bpe(vocab, merges)
+                },
+                normalizer: Some(normalizers::Sequence::new(normalizers).into()),
+                pre_tokenizer: Some(pre_tokenizers::sequence::Sequence::new(splits).into()),
+                decoder: Some(decoders::sequence::Sequence::new(decoders).into()),
+            })
+        }
         Family::GptNeoX => {
             let prefix = settings.flag("add_prefix_space", false)?;
             Ok(byte_level(byte_bpe(vocab, merges), Some(NFC.into()), ByteLevel::new(prefix, true, true).into()))
@@ -131,14 +162,29 @@ pub(super) fn pipeline(family: Family, source: Source, settings: &Settings, unk:
             ))
         }
         Family::XlmRoberta => Ok(words(unigram(vocab, Some(3)), charsmap()?, scheme(settings, PrependScheme::Never)?)),
+        Family::Siglip => {
+            let failed = |e: tokenizers::Error| Error::tokenizer(path, e);
+            let pattern =
+                |pattern: &str, content| Replace::new(ReplacePattern::Regex(pattern.into()), content).map_err(failed);
+            let mut parts: Vec<NormalizerWrapper> = vec![replace(path, "▁", " ")?.into()];
+            if settings.flag("do_lower_case", true)? {
+                parts.push(Lowercase.into());
+            }
+            parts.extend([pattern(ASCII_PUNCTUATION, "")?.into(), pattern(r"\s+", " ")?.into()]);
+            parts.push(Strip::new(false, true).into());
+            parts.extend(charsmap()?);
+            parts.extend([pattern(" {2,}", " ")?.into(), Prepend::new(SPACE.into()).into()]);
+            let unk_id = id_of(&vocab, unk);
+            Ok(Pipeline {
+                model: unigram(vocab, Some(unk_id)),
+                normalizer: Some(normalizers::Sequence::new(parts).into()),
+                pre_tokenizer: Some(Metaspace::new(SPACE, PrependScheme::Never, true).into()),
+                decoder: Some(Metaspace::new(SPACE, PrependScheme::Always, true).into()),
+            })
+        }
         Family::T5 => Ok(words(unigram(vocab, Some(2)), charsmap()?, PrependScheme::Always)),
         Family::Camembert => {
-            let unk_id = match &vocab {
-                Vocabulary::Scores(scores) => {
-                    scores.iter().position(|(token, _)| Some(token.as_str()) == unk).unwrap_or(0)
-                }
-                Vocabulary::Ids(_) => 0,
-            };
+            let unk_id = id_of(&vocab, unk);
             Ok(words(unigram(vocab, Some(unk_id)), charsmap()?, scheme(settings, PrependScheme::Never)?))
         }
         Family::Albert => {
@@ -239,6 +285,14 @@ pub(super) fn generic(source: Source, unk: &str, byte_fallback: bool) -> Result<
         pre_tokenizer: None,
         decoder: Some(decoders::sequence::Sequence::new(decoder).into()),
     })
+}
+
+/// The id of the unknown token in a Unigram vocabulary, by its text; 0 if it is not there.
+fn id_of(vocab: &Vocabulary, unk: Option<&str>) -> usize {
+    match vocab {
+        Vocabulary::Scores(scores) => scores.iter().position(|(token, _)| Some(token.as_str()) == unk).unwrap_or(0),
+        Vocabulary::Ids(_) => 0,
+    }
 }
 
 /// Whether a sign for a space is put in front of a text: always, unless `add_prefix_space` is false.

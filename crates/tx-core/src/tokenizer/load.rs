@@ -181,12 +181,12 @@ fn from_vocabulary(files: &Files, family: Family, settings: &Settings, unk: Opti
             let path = find("vocab.txt")?;
             Source { vocab: read_vocab_txt(&path)?, path, merges: None, charsmap: None, unk_id: None, added: None }
         }
-        Family::Gpt2 | Family::GptNeoX | Family::Qwen2 | Family::Roberta => {
+        Family::Clip | Family::Gpt2 | Family::GptNeoX | Family::Qwen2 | Family::Roberta => {
             let (path, merges) = (find("vocab.json")?, find("merges.txt")?);
             let merges = Some(read_merges(&merges)?);
             Source { vocab: read_vocab_json(&path)?, path, merges, charsmap: None, unk_id: None, added: None }
         }
-        Family::Albert | Family::Camembert | Family::DebertaV2 | Family::T5 | Family::XlmRoberta => {
+        Family::Albert | Family::Camembert | Family::DebertaV2 | Family::Siglip | Family::T5 | Family::XlmRoberta => {
             let path = files.first(&SENTENCEPIECE).ok_or_else(|| missing("`tokenizer.json` or SentencePiece model"))?;
             let spm = SentencePiece::read(&path)?;
             unigram_source(path, spm, family, settings)?
@@ -238,7 +238,9 @@ fn unigram_source(path: PathBuf, spm: SentencePiece, family: Family, settings: &
         _ => pieces,
     };
     let vocab = Vocabulary::Scores(vocab);
-    Ok(Source { path, vocab, merges: None, charsmap: spm.charsmap, unk_id, added: Some(spm.added) })
+    // The reference leaves SigLIP's texts to SentencePiece, which finds no control pieces in them.
+    let added = (family != Family::Siglip).then_some(spm.added);
+    Ok(Source { path, vocab, merges: None, charsmap: spm.charsmap, unk_id, added })
 }
 
 /// The generic class around a SentencePiece model, for folders that have no `tokenizer.json`.
@@ -370,11 +372,16 @@ fn final_post_processor(
             let prefix = is_roberta && settings.flag("add_prefix_space", false)?;
             return Ok(roberta.trim_offsets(trim).add_prefix_space(prefix).into());
         }
+        Some(Family::Clip) => {
+            let (bos, eos) = (need(&special.bos, "bos_token")?, need(&special.eos, "eos_token")?);
+            let around = tokenizers::processors::roberta::RobertaProcessing::new(eos, bos);
+            return Ok(around.trim_offsets(false).add_prefix_space(false).into());
+        }
         Some(Family::XlmRoberta | Family::Camembert) => {
             let (bos, eos) = (need(&special.bos, "bos_token")?, need(&special.eos, "eos_token")?);
             return post::fairseq(path, borrow(&bos), borrow(&eos));
         }
-        Some(Family::T5) => {
+        Some(Family::Siglip | Family::T5) => {
             use post::Part::{A, B, Token};
             let (_, id) = need(&special.eos, "eos_token")?;
             // The name is fixed whatever the text of the token is.

@@ -377,7 +377,8 @@ fn loaded_dtype(stored: &StoredTensor, weights: Option<DType>, device: &Device) 
 fn tensor<const D: usize>(stored: &StoredTensor, dtype: DType, device: &Device) -> Tensor<D> {
     let data = stored.to_data();
     // burn has no tensors without axes.
-    let data = if stored.shape.is_empty() { TensorData::from_bytes(data.into_bytes(), [1], stored.dtype) } else { data };
+    let data =
+        if stored.shape.is_empty() { TensorData::from_bytes(data.into_bytes(), [1], stored.dtype) } else { data };
     let data = if dtype == stored.dtype { data } else { data.convert_dtype(dtype) };
     Tensor::from_data(data, (device, dtype))
 }

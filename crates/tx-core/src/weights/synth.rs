@@ -161,8 +161,8 @@ impl Recipe {
         Ok(Self { path: path.to_path_buf(), tensors })
     }
 
-    /// A recipe for tensors of these names and shapes, with deviations that keep activations at about one: norms near
-    /// one, small biases, matrices by their inputs. `path` stands in its messages.
+    /// A recipe for tensors of these names and shapes, with deviations that keep activations at about one: norms and
+    /// variances near one, small biases, matrices by their inputs. `path` stands in its messages.
     pub fn from_parameters(path: &Path, parameters: Vec<(String, Vec<usize>)>, dtype: Dtype) -> Self {
         let dtype = match dtype {
             Dtype::Auto | Dtype::F32 => Float::F32,
@@ -172,7 +172,7 @@ impl Recipe {
         let entry = |(name, shape): (String, Vec<usize>)| {
             let inputs: usize = shape.iter().skip(1).product();
             let (mean, std) = match shape.len() {
-                0 | 1 if name.ends_with("weight") => (1.0, 0.05),
+                0 | 1 if name.ends_with("weight") || name.ends_with("running_var") => (1.0, 0.05),
                 0 | 1 => (0.0, 0.05),
                 _ => (0.0, 1.0 / (inputs.max(1) as f64).sqrt()),
             };
@@ -286,6 +286,27 @@ mod tests {
         assert_eq!(memory.tensors()["a"].bytes, a);
         let d: Vec<u8> = values("d", 70_000, 0.0, 1.0).flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
         assert_eq!(memory.tensors()["d"].bytes, d);
+    }
+
+    #[test]
+    fn of_parameters_alone_norms_are_near_one_and_their_variances_positive() {
+        let shapes: [(&str, &[usize]); 6] = [
+            ("conv.weight", &[8, 4, 3, 3]),
+            ("norm.weight", &[300]),
+            ("norm.bias", &[300]),
+            ("norm.running_mean", &[300]),
+            ("norm.running_var", &[300]),
+            ("scale", &[]),
+        ];
+        let parameters = shapes.map(|(name, shape)| (name.to_owned(), shape.to_vec())).to_vec();
+        let path = Path::new("config.json");
+        let recipe = Recipe::from_parameters(path, parameters, Dtype::F32);
+        let made = recipe.checkpoint(path).unwrap();
+        let values = |name: &str| made.tensors()[name].to_data().iter::<f32>().collect::<Vec<_>>();
+        let within = |name: &str, low: f32, high: f32| values(name).iter().all(|x| (low..high).contains(x));
+        assert!(within("norm.weight", 0.9, 1.1) && within("norm.running_var", 0.9, 1.1));
+        assert!(within("norm.bias", -0.1, 0.1) && within("norm.running_mean", -0.1, 0.1) && within("scale", -0.1, 0.1));
+        assert!((recipe.tensors["conv.weight"].std - 1.0 / 6.0).abs() < 1e-12);
     }
 
     #[test]

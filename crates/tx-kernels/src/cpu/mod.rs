@@ -218,6 +218,42 @@ pub fn norm<const D: usize>(
     }))
 }
 
+/// The norm of groups of channels over all places.
+pub fn group_norm<const D: usize>(
+    x: &Tensor<D>,
+    groups: usize,
+    weight: &Tensor<1>,
+    bias: &Tensor<1>,
+    eps: f64,
+) -> Option<Tensor<D>> {
+    let shape = x.dims();
+    let (channels, places) = (shape[1], shape[2..].iter().product::<usize>());
+    let fits = weight.dims() == [channels] && bias.dims() == [channels];
+    if !fits || groups == 0 || !channels.is_multiple_of(groups) || places == 0 {
+        return None;
+    }
+    let (x, weight, bias) = (floats(x)?, floats(weight)?, floats(bias)?);
+    let (x, weight, bias) = (slice(&x), slice(&weight), slice(&bias));
+    let of_group = channels / groups;
+    let write = |out: Out| {
+        parallel(shape[0] * groups, |task| {
+            let at = task * of_group * places;
+            let x = &x[at..at + of_group * places];
+            // SAFETY: this task alone refers to its group. It is only written.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(at), x.len()) };
+            let (mean, variance) = rows::moments(x);
+            let scale = 1.0 / (variance + eps as f32).sqrt();
+            let first = task % groups * of_group;
+            for (i, (x, out)) in x.chunks_exact(places).zip(out.chunks_exact_mut(places)).enumerate() {
+                let scale = scale * weight[first + i];
+                rows::affine(x, scale, (-mean).mul_add(scale, bias[first + i]), out);
+            }
+        });
+    };
+    // SAFETY: every group is written.
+    Some(unsafe { create(shape, write) })
+}
+
 pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>, pairs: Pairs) -> Option<Tensor<4>> {
     let [batch, seq, heads, dim] = x.dims();
     let angles = cos.dims();

@@ -237,6 +237,21 @@ multiversion! {
         }
     }
 
+    /// The mean and the variance of some elements.
+    pub fn moments(x: &[f32]) -> (f32, f32) {
+        let mean = reduce(x, 0.0, |a, v| a + v) / x.len() as f32;
+        let mut lanes = [0f32; 64];
+        for chunk in x.chunks(64) {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = (v - mean).mul_add(v - mean, *lane));
+        }
+        (mean, lanes.iter().sum::<f32>() / x.len() as f32)
+    }
+
+    /// `out = x · scale + shift`
+    pub fn affine(x: &[f32], scale: f32, shift: f32, out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = x.mul_add(scale, shift));
+    }
+
     /// The root-mean-square norm of one row, or of its sum with a residual.
     pub fn rms_norm(x: &[f32], residual: Option<&[f32]>, weight: &[f32], eps: f32, out: &mut [f32]) {
         match residual {

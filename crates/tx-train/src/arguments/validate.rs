@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::setting::Problem;
 use super::{IntervalStrategy, SaveStrategy, TrainingArguments};
-use crate::schedule::SchedulerType;
 
 impl TrainingArguments {
     /// What HF does after an object is made: derives and checks. Doing it twice changes nothing more.

@@ -337,7 +337,7 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
         glob::glob(pattern).map_err(|e| Error::input("pattern", format_args!("`{pattern}` ({e})"), "a valid one"))?;
     let mut files = Vec::new();
     for path in paths {
-        let path = path.map_err(|e| Error::Io { path: e.path().to_path_buf(), source: e.into_error() })?;
+        let path = path.map_err(|e| Error::Io { path: e.path().to_path_buf(), source: e.into() })?;
         if path.is_file() {
             files.push(path);
         }

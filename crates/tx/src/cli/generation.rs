@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tx_core::config::{read_json, read_text};
 use tx_core::error::{Error, Result};
-use tx_core::registry::{Auto, from_folder};
+use tx_core::registry::Auto;
 use tx_core::task::CausalLm;
 use tx_core::tokenizer::Tokenizer;
 use tx_generate::constraint::{Constraint, Grammar, Vocabulary};
 use tx_generate::{EarlyStopping, Extras, GenerationConfig, Overrides, StopHook, StopStringCriteria};
-use tx_text::models::{CAUSAL_LM, classes};
+use tx_text::models::CAUSAL_LM;
 
 use super::Common;
 
@@ -188,7 +188,7 @@ impl LanguageModel {
     /// Everything that loading can report.
     pub fn load(name: &str, common: &Common) -> Result<Self> {
         let folder = common.folder(name)?;
-        let model = from_folder(CAUSAL_LM, &classes(), &folder, &common.load_options()?)?;
+        let model = tx::from_folder(&[CAUSAL_LM], &folder, &common.load_options()?)?;
         // Without one, ids are all there is.
         let tokenizer = match Tokenizer::from_folder(&folder) {
             Ok(tokenizer) => Some(tokenizer),

@@ -15,11 +15,14 @@ use tx_core::error::{Error, Result};
 use tx_core::hub::{self, Wanted};
 use tx_core::registry::{Class, Task};
 use tx_core::task::{
-    self, CausalLm, ImageLimits, MaskedLm, QuestionAnswerer, SequenceClassifier, TextModel, TokenClassifier,
+    self, AudioClassifier, AudioTextModel, CausalLm, CtcModel, ImageClassifier, ImageLimits, ImageSegmenter,
+    ImageTextModel, MaskedLm, ObjectDetector, QuestionAnswerer, SemanticSegmenter, SequenceClassifier, SpeechToText,
+    TokenClassifier, VisionModel,
 };
 use tx_core::tokenizer::{Side, SpecialTokens, Tokenizer};
 use tx_core::weights::save::Format;
 use tx_core::weights::{Checkpoint, StoredTensor, dtype_name};
+use tx_text::models::TEXT_MODEL;
 use tx_text::pipelines::TextTask;
 
 use super::Common;
@@ -121,14 +124,28 @@ const SIZES: [(&str, &[&str]); 4] = [
     ("intermediate size", &["intermediate_size", "hidden_dim", "ffn_dim", "n_inner"]),
 ];
 
-/// What a head is good for.
-const PIPELINES: [(&str, TextTask); 6] = [
+/// What a head of texts is good for.
+const TEXT_PIPELINES: [(&str, TextTask); 6] = [
     (<dyn CausalLm as Task>::NAME, TextTask::TextGeneration),
     (<dyn MaskedLm as Task>::NAME, TextTask::FillMask),
     (<dyn QuestionAnswerer as Task>::NAME, TextTask::QuestionAnswering),
     (<dyn SequenceClassifier as Task>::NAME, TextTask::TextClassification),
     (<dyn SequenceClassifier as Task>::NAME, TextTask::ZeroShotClassification),
     (<dyn TokenClassifier as Task>::NAME, TextTask::TokenClassification),
+];
+
+/// What a head of pictures or sounds is good for.
+const PIPELINES: [(&str, &str); 10] = [
+    (<dyn AudioClassifier as Task>::NAME, "audio-classification"),
+    (<dyn AudioTextModel as Task>::NAME, "zero-shot-audio-classification"),
+    (<dyn CtcModel as Task>::NAME, "automatic-speech-recognition"),
+    (<dyn ImageClassifier as Task>::NAME, "image-classification"),
+    (<dyn ImageSegmenter as Task>::NAME, "image-segmentation"),
+    (<dyn ImageTextModel as Task>::NAME, "zero-shot-image-classification"),
+    (<dyn ObjectDetector as Task>::NAME, "object-detection"),
+    (<dyn SemanticSegmenter as Task>::NAME, "image-segmentation"),
+    (<dyn SpeechToText as Task>::NAME, "automatic-speech-recognition"),
+    (<dyn VisionModel as Task>::NAME, "image-feature-extraction"),
 ];
 
 /// Runs the command.
@@ -264,19 +281,32 @@ fn sizes(config: &Config) -> BTreeMap<&'static str, u64> {
 /// What `tx` can do with the model: with the head that it was saved with, and with its base model.
 fn commands(classes: &[&dyn Class], own: Option<&dyn Class>, config: &Config, tokenizer: bool) -> Result<Vec<String>> {
     let mut commands = Vec::new();
+    let is_own = |task: &str| own.is_some_and(|class| class.task() == task);
+    let has = |task: &str| classes.iter().any(|class| class.task() == task);
     if tokenizer {
         let entails = config.labels()?.iter().any(|label| label.to_lowercase().starts_with("entail"));
-        for (task, pipeline) in PIPELINES {
+        for (task, pipeline) in TEXT_PIPELINES {
             let fits = pipeline != TextTask::ZeroShotClassification || entails;
-            if fits && own.is_some_and(|class| class.task() == task) {
+            if fits && is_own(task) {
                 commands.push(format!("tx run {}", pipeline.entry().name));
             }
         }
-        if classes.iter().any(|class| class.task() == <dyn TextModel as Task>::NAME) {
-            commands.push("tx embed".to_owned());
-            let base = [TextTask::FeatureExtraction, TextTask::SentenceSimilarity];
-            commands.extend(base.map(|pipeline| format!("tx run {}", pipeline.entry().name)));
+    }
+    let pictures = <dyn VisionModel as Task>::NAME;
+    for (task, pipeline) in PIPELINES {
+        if is_own(task) || (task == pictures && has(task)) {
+            commands.push(format!("tx run {pipeline}"));
         }
+    }
+    // A base model that reads texts alone, not the tower of another.
+    let reads = classes.iter().any(|class| TEXT_MODEL.iter().any(|entry| entry.model_type == class.model_type()));
+    let joint = is_own(<dyn ImageTextModel as Task>::NAME) || is_own(<dyn AudioTextModel as Task>::NAME);
+    if tokenizer && (joint || reads) {
+        commands.push("tx embed".to_owned());
+    }
+    if tokenizer && reads {
+        let base = [TextTask::FeatureExtraction, TextTask::SentenceSimilarity];
+        commands.extend(base.map(|pipeline| format!("tx run {}", pipeline.entry().name)));
     }
     commands.push("tx forward".to_owned());
     Ok(commands)

@@ -41,13 +41,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs a task on texts, by the name of Python's pipeline
+    /// Runs a task on texts, pictures or sounds, by the name of Python's pipeline
     Run(Box<run::RunArgs>),
     /// Continues texts with a language model
     Generate(Box<generate::GenerateArgs>),
     /// Talks with a model that has a chat template
     Chat(Box<chat::ChatArgs>),
-    /// Turns texts into vectors, as sentence-transformers does
+    /// Turns texts into vectors, as sentence-transformers does, or pictures and sounds beside texts
     Embed(embed::EmbedArgs),
     /// Runs one forward pass, from tensors in a file to tensors in a file
     Forward(forward::ForwardArgs),
@@ -163,8 +163,9 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 
 /// Prints warnings to stderr, and more with `TX_LOG=debug` or `TX_LOG=tx_core=trace`.
 fn log_warnings() {
-    let filter = EnvFilter::try_from_env("TX_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("off,tx=warn,tx_core=warn,tx_generate=warn,tx_kernels=warn,tx_text=warn"));
+    const WARNINGS: &str = "off,tx=warn,tx_audio=warn,tx_core=warn,tx_generate=warn,tx_kernels=warn,\
+                            tx_multimodal=warn,tx_text=warn,tx_vision=warn";
+    let filter = EnvFilter::try_from_env("TX_LOG").unwrap_or_else(|_| EnvFilter::new(WARNINGS));
     // Only a second logger could be an error here, and this is the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

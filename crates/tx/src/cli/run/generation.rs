@@ -16,13 +16,14 @@ const MAX_NEW_TOKENS: usize = 256;
 /// The options of `tx run text-generation`; `tx generate` has many more.
 #[derive(Debug, Args)]
 pub struct TextGenerationArgs {
-    /// text-generation: the most tokens that are generated [default: 256, or what the model says]
+    /// text-generation, automatic-speech-recognition: the most tokens that are generated [default: 256, or what the
+    /// model says]
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
     /// text-generation: draws tokens, or takes the most probable ones [default: what the model says]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
     pub do_sample: Option<bool>,
-    /// text-generation: above 1 evens out what is drawn from, below 1 sharpens it
+    /// text-generation, automatic-speech-recognition: above 1 evens out what is drawn from, below 1 sharpens it
     #[arg(long, value_name = "T")]
     pub temperature: Option<f64>,
     /// text-generation: draws from the most probable tokens that have this probability together
@@ -31,7 +32,7 @@ pub struct TextGenerationArgs {
     /// text-generation: draws the same for the same seed
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// text-generation: how many hypotheses a beam search keeps
+    /// text-generation, automatic-speech-recognition: how many hypotheses a beam search keeps
     #[arg(long, value_name = "N")]
     pub num_beams: Option<usize>,
     /// text-generation: how many sequences each prompt gets

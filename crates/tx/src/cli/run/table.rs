@@ -20,7 +20,7 @@ impl<'a> Table<'a> {
     }
 
     /// Adds a row of the results for an input, which is named in the first of its rows.
-    pub fn row<const N: usize>(&mut self, input: usize, cells: [String; N]) {
+    pub fn row(&mut self, input: usize, cells: impl IntoIterator<Item = String>) {
         let name = self.inputs.map(|inputs| match inputs.get(input) {
             Some(text) if self.last != Some(input) => shorten(text),
             _ => String::new(),

@@ -1,0 +1,46 @@
+//! The border to the crates that decode sound, which panic on some inputs.
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Once;
+
+use tx_core::error::{Error, Result};
+
+thread_local! {
+    /// Whether a panic of this thread will become an error and need not be printed.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f`; a panic becomes an [`Error::Malformed`] for `path`, and is not printed.
+pub(super) fn guarded<T>(path: &Path, f: impl FnOnce() -> T) -> Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                previous(info);
+            }
+        }));
+    });
+    let outer = QUIET.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    QUIET.set(outer);
+    result.map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let text: String = text.unwrap_or("no reason given").chars().take(300).collect();
+        Error::malformed(path, format_args!("decoding failed: {}", text.escape_debug()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_become_errors() {
+        let error = guarded::<()>(Path::new("a.wav"), || panic!("index {}", 3)).unwrap_err();
+        assert_eq!(error.to_string(), "a.wav: decoding failed: index 3");
+        assert_eq!(guarded(Path::new(""), || 1).unwrap(), 1);
+    }
+}

@@ -1,0 +1,21 @@
+//! Training: HF's `Trainer` on burn's autodiff.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`arguments`] | `TrainingArguments`: what decides how a model is trained |
+//! | [`data`] | from files to examples |
+//! | [`collate`] | from examples to batches |
+//! | [`schedule`] | the learning rate |
+//! | [`metrics`] | how good predictions are |
+//! | [`callback`] | what is called at the events of a training |
+//! | [`checkpoint`] | what a run leaves on disk, and resumes from |
+//! | [`logging`] | logs: JSON lines, TensorBoard, a bar |
+
+pub mod arguments;
+pub mod callback;
+pub mod checkpoint;
+pub mod collate;
+pub mod data;
+pub mod logging;
+pub mod metrics;
+pub mod schedule;
