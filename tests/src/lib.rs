@@ -16,6 +16,15 @@ pub fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
 }
 
+/// The folders of `models/` that describe an architecture: all but those of models that ship, which have a recipe.
+///
+/// # Errors
+/// If `models/` cannot be read.
+pub fn architectures() -> Result<Vec<PathBuf>> {
+    let folders = folders(&models())?.into_iter();
+    Ok(folders.filter(|folder| !folder.join("recipe.toml").is_file()).collect())
+}
+
 /// The folders in `folder`, sorted.
 ///
 /// # Errors

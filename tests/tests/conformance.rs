@@ -15,7 +15,8 @@ use tx_core::registry::{Auto, Entry, LoadOptions, NamedModel, Task};
 use tx_core::task::{AudioArguments, AudioInputs, NamedTensors, Record, TextInputs};
 use tx_core::weights::Checkpoint;
 use tx_tests::{
-    Array, Case, EQUIVALENCE, REFERENCE, Tolerance, compare, folders, is_token, models, text_mask, text_prefix,
+    Array, Case, EQUIVALENCE, REFERENCE, Tolerance, architectures, compare, folders, is_token, text_mask,
+    text_prefix,
 };
 use tx_text::models::CAUSAL_LM;
 
@@ -29,7 +30,7 @@ fn main() {
 
 fn trials() -> Result<Vec<Trial>> {
     let mut trials = vec![Trial::test("registry", || registry().map_err(failed))];
-    for model in folders(&models())? {
+    for model in architectures()? {
         let cases = folders(&model)?;
         let model_type = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for folder in cases {
@@ -62,7 +63,7 @@ fn registry() -> Result<()> {
         }
     }
     let (mut families, mut recorded, mut described) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-    for model in folders(&models())? {
+    for model in architectures()? {
         let text = std::fs::read_to_string(model.join("model.toml")).with_context(|| model.display().to_string())?;
         let toml: toml::Table = text.parse()?;
         let family = toml["model_type"].as_str().context("model_type")?.to_owned();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use tx_core::registry::Class;
 
-use crate::root;
+use crate::{root, tidy};
 
 const BEGIN: &str = "<!-- generated: architectures -->\n";
 const END: &str = "<!-- end generated -->";
@@ -102,8 +102,7 @@ impl Architecture {
 fn architectures() -> Result<Vec<Architecture>> {
     let all = tx::classes();
     let mut architectures = Vec::new();
-    for entry in fs::read_dir(root().join("models"))? {
-        let folder = entry?.path();
+    for folder in tidy::architectures()? {
         architectures
             .push(Architecture::read(&folder, &all).with_context(|| folder.join("model.toml").display().to_string())?);
     }

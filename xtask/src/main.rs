@@ -5,8 +5,11 @@ mod bench;
 mod ci;
 mod codegen;
 mod conversion;
+mod digits;
 mod models;
+mod random;
 mod reference;
+mod stories;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +52,10 @@ enum Task {
     NewModel(models::NewModelArgs),
     /// Convert a checkpoint between safetensors, PyTorch and burn's own format.
     Convert(conversion::ConvertArgs),
+    /// Write the stories that the model `tx/stories` learns from, and train its tokenizer.
+    Stories(stories::StoriesArgs),
+    /// Write the pictures that the model `tx/digits` learns from.
+    Digits(digits::DigitsArgs),
     /// Measure tx beside Python, and beside what the machine can do.
     Bench(bench::BenchArgs),
     /// One side of a measurement; `bench` starts it.
@@ -78,6 +85,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Keys(args) => models::keys(&args),
         Task::NewModel(args) => models::new_model(&args),
         Task::Convert(args) => conversion::convert(&args),
+        Task::Stories(args) => stories::stories(&args),
+        Task::Digits(args) => digits::digits(&args),
         Task::Bench(args) => bench::bench(&args),
         Task::BenchWorker(args) => bench::worker(&args),
     }

@@ -97,12 +97,20 @@ fn names_architecture(line: &str, model_types: &[String]) -> bool {
 
 /// The architectures that `models/` describes.
 fn model_types() -> Result<Vec<String>> {
-    let mut names = Vec::new();
+    let name = |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(architectures()?.iter().map(name).collect())
+}
+
+/// The folders of `models/`, but for those of models that ship: these have a recipe.
+pub fn architectures() -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
     for entry in fs::read_dir(root().join("models"))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        names.push(name);
+        let folder = entry?.path();
+        if !folder.join("recipe.toml").is_file() {
+            folders.push(folder);
+        }
     }
-    Ok(names)
+    Ok(folders)
 }
 
 /// Every `.rs` file below a folder, sorted.

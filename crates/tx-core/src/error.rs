@@ -165,6 +165,17 @@ pub enum Error {
         /// The devices that this program can use on this machine.
         available: String,
     },
+
+    /// The processes that train one model cannot go on together.
+    #[error("{}: {reason}; {remedy}", rank.map_or_else(|| "distributed run".to_owned(), |rank| format!("rank {rank}")))]
+    Distributed {
+        /// The number of the process that is at fault, where it is known.
+        rank: Option<usize>,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
 }
 
 impl Error {
@@ -196,6 +207,11 @@ impl Error {
     /// An [`Error::Input`].
     pub fn input(what: impl Into<String>, found: impl fmt::Display, expected: impl fmt::Display) -> Self {
         Self::Input { what: what.into(), found: found.to_string(), expected: expected.to_string() }
+    }
+
+    /// An [`Error::Distributed`].
+    pub fn distributed(rank: Option<usize>, reason: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self::Distributed { rank, reason: reason.to_string(), remedy: remedy.to_string() }
     }
 
     /// An [`Error::Unknown`] that proposes the closest of `known`.

@@ -45,6 +45,14 @@ impl<M: PretrainedModel> PretrainedModel for InParts<M> {
     fn num_parameters(&self) -> usize {
         self.model.num_parameters()
     }
+
+    fn visit_parameters(&self, f: &mut dyn FnMut(Parameter)) {
+        self.model.visit_parameters(f);
+    }
+
+    fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
+        self.model.map_parameters(f);
+    }
 }
 
 /// The inputs of a pass over a batch.

@@ -359,4 +359,12 @@ impl<T: ?Sized + Task + PretrainedModel> PretrainedModel for Named<T> {
     fn num_parameters(&self) -> usize {
         self.model.num_parameters()
     }
+
+    fn visit_parameters(&self, f: &mut dyn FnMut(Parameter)) {
+        self.model.visit_parameters(f);
+    }
+
+    fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
+        self.model.map_parameters(f);
+    }
 }

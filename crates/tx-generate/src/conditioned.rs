@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 use tx_core::nn::{Cache, CacheKind};
-use tx_core::task::{CausalLm, ConditionalLm, Encoded, PretrainedModel, Record, TextInputs};
+use tx_core::task::{AnyTensor, CausalLm, ConditionalLm, Encoded, Parameter, PretrainedModel, Record, TextInputs};
 use tx_core::weights::StoredTensor;
 
 /// A model and what its encoder made of one input: what a [`Generator`](crate::Generator) continues prompts with.
@@ -24,6 +24,11 @@ impl PretrainedModel for Conditioned<'_> {
     fn num_parameters(&self) -> usize {
         self.model.num_parameters()
     }
+
+    /// None: they are those of the model, which is borrowed.
+    fn visit_parameters(&self, _: &mut dyn FnMut(Parameter)) {}
+
+    fn map_parameters(&mut self, _: &mut dyn FnMut(Parameter) -> AnyTensor) {}
 }
 
 impl CausalLm for Conditioned<'_> {

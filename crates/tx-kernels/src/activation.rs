@@ -4,6 +4,8 @@ use burn::tensor::{Tensor, activation};
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "flex")]
+use crate::gradient;
 
 /// The activations that a product can apply to its result while that is in the nearest cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,10 @@ impl Pointwise {
             Ok(y) => return y,
             Err(x) => x,
         };
+        #[cfg(feature = "flex")]
+        if let Some(y) = gradient::pointwise(&x, self) {
+            return y;
+        }
         self.reference(x)
     }
 
@@ -57,7 +63,7 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `act(gate) · up`, the heart of a gated MLP. Shazeer, 2020 (arXiv:2002.05202).
 pub fn gated<const D: usize>(act: Pointwise, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::gated(act, &gate, &up) {
+    if let Some(y) = cpu::gated(act, &gate, &up).or_else(|| gradient::gated(act, &gate, &up)) {
         return y;
     }
     act.reference(gate) * up
@@ -75,5 +81,9 @@ pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         Ok(y) => return y,
         Err(x) => x,
     };
+    #[cfg(feature = "flex")]
+    if let Some(y) = gradient::softmax(&x) {
+        return y;
+    }
     activation::softmax(x, D - 1)
 }

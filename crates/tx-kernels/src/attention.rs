@@ -4,6 +4,8 @@ use burn::tensor::{Bool, DType, Int, Tensor};
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "flex")]
+use crate::gradient;
 use crate::{KvTensor, softmax};
 
 /// Which keys a query may not see. The one convention of the workspace: *true is hidden*.
@@ -120,7 +122,7 @@ pub fn attention(
 ) -> Tensor<4> {
     let (k, v) = (k.into(), v.into());
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::attention(&q, &k, &v, &options) {
+    if let Some(y) = cpu::attention(&q, &k, &v, &options).or_else(|| gradient::attention(&q, &k, &v, &options)) {
         return y;
     }
     attention_weights(q, k, v, options).0

@@ -5,15 +5,22 @@
 //! `Flex` backend with SIMD kernels chosen at run time. [`with_reference`] runs the reference bodies everywhere, which is
 //! how tests compare the two.
 //!
+//! Under autodiff, the bodies for `Flex` of products, attention, norms over the last axis, activations, softmax, rotary
+//! positions, embeddings and the loss have derivatives of their own. Convolutions, norms of groups and state space models
+//! run their reference bodies there, and so does what a fast body does not take.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `activation.rs` | [`gelu`], [`gelu_tanh`], [`silu`], [`gated`], [`swiglu`], [`softmax`] |
 //! | `attention.rs` | [`attention`], its [`Mask`] |
 //! | `embedding.rs` | [`embedding`] |
+//! | `gradient.rs` | the derivatives of the fast bodies |
 //! | `kv.rs` | [`KvTensor`], what a cache keeps |
 //! | `linear.rs` | [`linear`], [`linears`], [`linear_transposed`] |
+//! | `loss.rs` | [`cross_entropy`] |
 //! | `memory.rs` | [`keep_freed_memory`] |
 //! | `norm.rs` | [`layer_norm`], [`rms_norm`] |
+//! | `optim.rs` | [`adamw`], [`squared_norm`] |
 //! | `quantize.rs` | [`quantize_int8`], [`quantize_int4`], [`dequantize`] |
 //! | `rotary.rs` | [`rotary`] |
 //! | `rows.rs` | [`write_rows`] |
@@ -33,10 +40,14 @@ mod conv;
 #[cfg(feature = "flex")]
 mod cpu;
 mod embedding;
+#[cfg(feature = "flex")]
+mod gradient;
 mod kv;
 mod linear;
+mod loss;
 mod memory;
 mod norm;
+mod optim;
 mod quantize;
 mod rotary;
 mod rows;
@@ -50,8 +61,10 @@ pub use conv::{Epilogue, conv2d};
 pub use embedding::embedding;
 pub use kv::{KvBytes, KvPrecision, KvTensor, RowCopy};
 pub use linear::{linear, linear_transposed, linears};
+pub use loss::{IGNORED, cross_entropy};
 pub use memory::keep_freed_memory;
 pub use norm::{group_norm, layer_norm, rms_norm};
+pub use optim::{AdamW, adamw, squared_norm};
 pub use quantize::{can_quantize, dequantize, quantize_int4, quantize_int8};
 pub use rotary::{Pairs, rotary};
 pub use rows::write_rows;

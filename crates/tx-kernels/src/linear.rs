@@ -5,6 +5,8 @@ use burn::tensor::{DType, Tensor};
 use crate::Pointwise;
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "flex")]
+use crate::gradient;
 use crate::quantize::dequantize;
 
 /// `act(x · Wᵀ + b)`, with the weight as it lies in a checkpoint.
@@ -39,7 +41,7 @@ pub fn linears<const D: usize, const N: usize>(
     act: Option<Pointwise>,
 ) -> [Tensor<D>; N] {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::linears(&x, &layers, act) {
+    if let Some(y) = cpu::linears(&x, &layers, act).or_else(|| gradient::linears(&x, &layers, act)) {
         return y;
     }
     layers.map(|(weight, bias)| composed(x.clone(), weight, bias, act))
@@ -62,8 +64,11 @@ pub fn linear_transposed<const D: usize>(
         return linear(x, weight, bias, act);
     }
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::linear_transposed(&x, &weight, bias.as_ref(), act) {
-        return y;
+    {
+        let fast = cpu::linear_transposed(&x, &weight, bias.as_ref(), act);
+        if let Some(y) = fast.or_else(|| gradient::linear_transposed(&x, &weight, bias.as_ref(), act)) {
+            return y;
+        }
     }
     composed(x, weight.transpose(), bias, act)
 }

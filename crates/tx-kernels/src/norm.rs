@@ -4,6 +4,8 @@ use burn::tensor::Tensor;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "flex")]
+use crate::gradient;
 
 /// `(x − mean) / √(variance + eps) · weight + bias` over the last axis, of `x` or of its sum with a residual. Ba et al.,
 /// 2016 (arXiv:1607.06450).
@@ -19,7 +21,7 @@ pub fn layer_norm<const D: usize>(
     eps: f64,
 ) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::norm(&x, residual.as_ref(), &weight, bias.as_ref(), eps, true) {
+    if let Some(y) = fast(&x, residual.as_ref(), &weight, bias.as_ref(), eps, true) {
         return y;
     }
     burn::tensor::module::layer_norm(sum(x, residual), weight, bias, eps)
@@ -33,12 +35,26 @@ pub fn layer_norm<const D: usize>(
 /// - weight: `[hidden]`
 pub fn rms_norm<const D: usize>(x: Tensor<D>, residual: Option<Tensor<D>>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::norm(&x, residual.as_ref(), &weight, None, eps, false) {
+    if let Some(y) = fast(&x, residual.as_ref(), &weight, None, eps, false) {
         return y;
     }
     let x = sum(x, residual);
     let mean = (x.clone() * x.clone()).mean_dim(D - 1);
     x / (mean + eps).sqrt() * weight.unsqueeze()
+}
+
+/// Either norm on the fast body, with its own derivative if autodiff asks for one.
+#[cfg(feature = "flex")]
+fn fast<const D: usize>(
+    x: &Tensor<D>,
+    residual: Option<&Tensor<D>>,
+    weight: &Tensor<1>,
+    bias: Option<&Tensor<1>>,
+    eps: f64,
+    centred: bool,
+) -> Option<Tensor<D>> {
+    let norm = cpu::norm(x, residual, weight, bias, eps, centred);
+    norm.or_else(|| gradient::norm(x, residual, weight, bias, eps, centred))
 }
 
 /// `(x − mean) / √(variance + eps) · weight + bias`, with the statistics of each of `groups` groups of channels over all

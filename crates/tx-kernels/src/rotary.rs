@@ -4,6 +4,8 @@ use burn::tensor::Tensor;
 
 #[cfg(feature = "flex")]
 use crate::cpu;
+#[cfg(feature = "flex")]
+use crate::gradient;
 
 /// Which elements of a head are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,7 +25,7 @@ pub enum Pairs {
 /// - cos, sin: `[batch or 1, seq, 1, rotated]`, each angle at both elements of its pair
 pub fn rotary(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>, pairs: Pairs) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::rotary(&x, &cos, &sin, pairs) {
+    if let Some(y) = cpu::rotary(&x, &cos, &sin, pairs).or_else(|| gradient::rotary(&x, &cos, &sin, pairs)) {
         return y;
     }
     let [batch, seq, heads, head_dim] = x.dims();

@@ -7,6 +7,8 @@
 //! | [`collate`] | from examples to batches |
 //! | [`schedule`] | the learning rate |
 //! | [`metrics`] | how good predictions are |
+//! | [`parameters`] | which parameters are trained, and their gradients |
+//! | [`optimizer`] | what gradients do to them |
 //! | [`callback`] | what is called at the events of a training |
 //! | [`checkpoint`] | what a run leaves on disk, and resumes from |
 //! | [`logging`] | logs: JSON lines, TensorBoard, a bar |
@@ -18,4 +20,6 @@ pub mod collate;
 pub mod data;
 pub mod logging;
 pub mod metrics;
+pub mod optimizer;
+pub mod parameters;
 pub mod schedule;

@@ -25,9 +25,12 @@
 //! | [`generate`] | what follows a prompt: decoding, sampling, beams, constraints, streaming |
 //! | [`chat`] | from messages to the text that a model was trained on |
 //! | [`task`] | one trait per head: what a model of that kind computes |
+//! | [`built_in`] | the models that ship with tx |
 //! | [`hub`], [`config`], [`weights`], [`tokenizer`] | the parts of a checkpoint, each usable alone |
 //! | [`device`], [`threads`] | where tensors live and in which dtype; how many threads compute |
 //! | [`error`] | what can go wrong, as data |
+
+pub mod built_in;
 
 pub use burn;
 pub use tx_audio as audio;
@@ -107,7 +110,7 @@ macro_rules! auto_models {
             /// Loads a model: a folder, or `owner/name[@revision]` on the Hub; on the CPU, in the dtype of its file.
             ///
             /// # Errors
-            /// As [`hub::resolve`] and [`registry::from_folder`].
+            /// As [`built_in::resolve`] and [`registry::from_folder`].
             pub fn from_pretrained(model: &str) -> Result<Auto<dyn $task>> {
                 Self::from_pretrained_with(model, &LoadOptions::default(), &HubOptions::from_env())
             }
@@ -115,13 +118,13 @@ macro_rules! auto_models {
             /// Loads a model onto a device, in a dtype, from another cache or mirror.
             ///
             /// # Errors
-            /// As [`hub::resolve`] and [`registry::from_folder`].
+            /// As [`built_in::resolve`] and [`registry::from_folder`].
             pub fn from_pretrained_with(
                 model: &str,
                 options: &LoadOptions,
                 hub_options: &HubOptions,
             ) -> Result<Auto<dyn $task>> {
-                let folder = hub::resolve(model, Wanted::Full, hub_options)?;
+                let folder = built_in::resolve(model, Wanted::Full, hub_options)?;
                 from_folder(&[$($table),+], &folder, options)
             }
         }
@@ -184,9 +187,9 @@ impl AutoImageProcessor {
     /// Loads the image processor of a model: a folder, or `owner/name[@revision]` on the Hub.
     ///
     /// # Errors
-    /// As [`hub::resolve`] and [`ImageProcessor::from_folder`].
+    /// As [`built_in::resolve`] and [`ImageProcessor::from_folder`].
     pub fn from_pretrained(model: &str) -> Result<ImageProcessor> {
-        ImageProcessor::from_folder(&hub::resolve(model, Wanted::Processor, &HubOptions::from_env())?)
+        ImageProcessor::from_folder(&built_in::resolve(model, Wanted::Processor, &HubOptions::from_env())?)
     }
 }
 
@@ -198,9 +201,9 @@ impl AutoFeatureExtractor {
     /// Loads the feature extractor of a model: a folder, or `owner/name[@revision]` on the Hub.
     ///
     /// # Errors
-    /// As [`hub::resolve`] and [`FeatureExtractor::from_folder`].
+    /// As [`built_in::resolve`] and [`FeatureExtractor::from_folder`].
     pub fn from_pretrained(model: &str) -> Result<FeatureExtractor> {
-        FeatureExtractor::from_folder(&hub::resolve(model, Wanted::Processor, &HubOptions::from_env())?)
+        FeatureExtractor::from_folder(&built_in::resolve(model, Wanted::Processor, &HubOptions::from_env())?)
     }
 }
 
@@ -212,9 +215,9 @@ impl AutoTokenizer {
     /// Loads the tokenizer of a model: a folder, or `owner/name[@revision]` on the Hub, without its weights.
     ///
     /// # Errors
-    /// As [`hub::resolve`] and [`Tokenizer::from_folder`].
+    /// As [`built_in::resolve`] and [`Tokenizer::from_folder`].
     pub fn from_pretrained(model: &str) -> Result<Tokenizer> {
-        Tokenizer::from_folder(&hub::resolve(model, Wanted::Tokenizer, &HubOptions::from_env())?)
+        Tokenizer::from_folder(&built_in::resolve(model, Wanted::Tokenizer, &HubOptions::from_env())?)
     }
 }
 
@@ -226,8 +229,8 @@ impl AutoConfig {
     /// Reads the `config.json` of a model: a folder, or `owner/name[@revision]` on the Hub, and downloads nothing else.
     ///
     /// # Errors
-    /// As [`hub::resolve`] and [`Config::from_folder`].
+    /// As [`built_in::resolve`] and [`Config::from_folder`].
     pub fn from_pretrained(model: &str) -> Result<Config> {
-        Config::from_folder(&hub::resolve(model, Wanted::ConfigOnly, &HubOptions::from_env())?)
+        Config::from_folder(&built_in::resolve(model, Wanted::ConfigOnly, &HubOptions::from_env())?)
     }
 }

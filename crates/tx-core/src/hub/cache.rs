@@ -254,7 +254,7 @@ fn link(pointer: &Path, blob: &Path, _file: &str) -> io::Result<()> {
 }
 
 /// A new file that the user's umask, not privacy, decides who may read: caches are shared.
-fn temporary(folder: &Path, prefix: &str, suffix: &str) -> Result<tempfile::NamedTempFile> {
+pub(super) fn temporary(folder: &Path, prefix: &str, suffix: &str) -> Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -16,6 +16,7 @@
 //! renames bodies that were cut, joins the server's headers into paths, reads answers of any length into memory, and
 //! takes the token from the environment when it is given none.
 
+mod built_in;
 mod cache;
 mod client;
 
@@ -31,6 +32,8 @@ use crate::config::{kind, read_json, read_text};
 use crate::error::{Error, Result};
 use cache::RepoCache;
 use client::{Client, Failure, Listing};
+
+pub use built_in::{BuiltIn, remove_temporary};
 
 const CONFIG_FILE: &str = "config.json";
 

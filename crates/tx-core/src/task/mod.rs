@@ -12,10 +12,12 @@
 //! | `multimodal.rs` | models of two modalities |
 //! | `record.rs` | what a forward pass keeps besides its result |
 //! | `named.rs` | a model of any task, called with tensors by name |
+//! | `parameter.rs` | the parameters of a model one by one |
 
 mod audio;
 mod multimodal;
 mod named;
+mod parameter;
 mod record;
 mod text;
 mod vision;
@@ -23,6 +25,7 @@ mod vision;
 pub use audio::*;
 pub use multimodal::*;
 pub use named::*;
+pub use parameter::*;
 pub use record::*;
 pub use text::*;
 pub use vision::*;
@@ -36,6 +39,19 @@ pub trait PretrainedModel: Send + Sync + std::fmt::Debug {
 
     /// The number of elements of all tensors, each tied one once.
     fn num_parameters(&self) -> usize;
+
+    /// Calls `f` with every parameter in the model's order, each tied one once, under the name that
+    /// [`PretrainedModel::tensors`] has for it. Running statistics and other buffers are none.
+    ///
+    /// A quantized weight is a parameter of its own, even where it has the identity of a dense one that it is tied to.
+    fn visit_parameters(&self, f: &mut dyn FnMut(Parameter));
+
+    /// Replaces every parameter by what `f` makes of it, a tensor with as many axes; the parameters are those of
+    /// [`PretrainedModel::visit_parameters`], and what is tied stays tied.
+    ///
+    /// What `f` is given is the only handle that the model has: if nobody else has one, it can be changed in place. A
+    /// panic in `f` ends the process, for a model without one of its tensors is none.
+    fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor);
 }
 
 /// What a model of any modality can take.

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
-use super::{Checkpoint, Quantization, StoredTensor, dtype_name};
+use super::{Checkpoint, Quantization, StoredTensor, dtype_name, visit};
 use crate::config::ModelConfig;
 use crate::device::{self, Dtype};
 use crate::error::{Error, Mismatch, Result, WeightsReport};
-use crate::task::PretrainedModel;
+use crate::task::{AnyTensor, Parameter, PretrainedModel};
 
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
@@ -520,6 +520,14 @@ impl<M: Pretrained> PretrainedModel for M {
         let mut visitor = Counter::default();
         self.visit(&mut visitor);
         visitor.elements
+    }
+
+    fn visit_parameters(&self, f: &mut dyn FnMut(Parameter)) {
+        visit::visit(self, saved_name::<M>, f);
+    }
+
+    fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
+        visit::map(self, saved_name::<M>, f);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod pickle;
 pub mod safetensors;
 pub mod save;
 pub mod synth;
+mod visit;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Int, Tensor};
 use tx_core::Result;
 use tx_core::nn::{AttentionOptions, Cache, CacheKind, attention};
-use tx_core::task::{CausalLm, PretrainedModel, Record, TextInputs, TextLimits};
+use tx_core::task::{AnyTensor, CausalLm, Parameter, PretrainedModel, Record, TextInputs, TextLimits};
 use tx_core::weights::StoredTensor;
 
 use super::*;
@@ -47,6 +47,10 @@ impl PretrainedModel for Toy {
     fn num_parameters(&self) -> usize {
         VOCAB * DIM
     }
+
+    fn visit_parameters(&self, _: &mut dyn FnMut(Parameter)) {}
+
+    fn map_parameters(&mut self, _: &mut dyn FnMut(Parameter) -> AnyTensor) {}
 }
 
 impl CausalLm for Toy {

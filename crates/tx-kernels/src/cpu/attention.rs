@@ -56,7 +56,7 @@ impl Kv<'_> {
 
     /// `count` tokens of a head from `first` on, of `dim` elements each: where they begin, and elements from one token to
     /// the next. Bytes are widened into `room`.
-    fn tokens(
+    pub fn tokens(
         &self,
         [batch, first, head]: [usize; 3],
         count: usize,
@@ -102,23 +102,27 @@ pub struct Attention<'a> {
     pub after: Option<usize>,
     /// `[batch, heads, queries, keys]` with the strides of the first three axes; added to the scaled scores.
     pub bias: Option<View<'a>>,
-    /// `[batch, queries, heads, value_dim]`
-    pub out: Out,
 }
 
 impl Attention<'_> {
+    /// Writes the result, `[batch, queries, heads, value_dim]`.
+    ///
     /// # Safety
     /// `out` is valid for the result, and nothing else refers to it.
-    pub unsafe fn run(&self) {
-        // The rows of a head of keys: all queries of all its heads of queries.
-        let panels = Panels::new(self.heads / self.groups * self.queries);
+    pub unsafe fn run(&self, out: Out) {
+        let panels = self.panels();
         let tasks = self.batch * self.groups * panels.count();
         parallel(tasks, |task| {
             let (pair, index) = (task / panels.count(), task % panels.count());
             let (batch, group) = (pair / self.groups, pair % self.groups);
             let block = Block { of: self, panel: panels.get(index), batch, group };
-            macerator::AutoArch::new().dispatch(block);
+            macerator::AutoArch::new().dispatch(Forward { block, out });
         });
+    }
+
+    /// The rows of a head of keys: all queries of all its heads of queries.
+    pub fn panels(&self) -> Panels {
+        Panels::new(self.heads / self.groups * self.queries)
     }
 
     /// The keys of a block, and room for their elements if they are widened.
@@ -132,37 +136,27 @@ impl Attention<'_> {
     }
 }
 
-/// Some queries that share a head of keys.
-struct Block<'a> {
-    of: &'a Attention<'a>,
-    panel: Panel,
-    batch: usize,
-    group: usize,
+/// A block of the result.
+struct Forward<'a> {
+    block: Block<'a>,
+    out: Out,
 }
 
-impl WithSimd for Block<'_> {
+impl WithSimd for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Self { of, panel, batch, group } = self;
+        let Self { block, out } = self;
+        let Block { of, panel, batch, group } = block;
         let width = panel.width;
-        // Head and query of each lane.
-        let mut lanes = [(0, 0); 64];
-        for (i, lane) in lanes[..panel.rows].iter_mut().enumerate() {
-            let row = panel.row + i;
-            *lane = (group * (of.heads / of.groups) + row / of.queries, row % of.queries);
-        }
+        let lanes = block.lanes();
         let lanes = &lanes[..panel.rows];
         let mut q = Scratch::<f32>::take(of.dim * width);
-        let mut lines: [&[f32]; 64] = [&[]; 64];
-        for (line, &(head, query)) in lines.iter_mut().zip(lanes) {
-            *line = of.q.row(batch, query, head, of.dim);
-        }
-        panels::pack(&lines[..panel.rows], of.dim, width, &mut q);
+        block.pack(&of.q, lanes, of.dim, &mut q);
         q.iter_mut().for_each(|q| *q *= of.scale);
 
-        let range = self.visible(lanes);
+        let range = block.visible(lanes);
         let (keys, room) = of.block();
         let mut widened = Scratch::<f32>::take(room);
         let mut scores = Scratch::<f32>::take((keys.min(range.len()) + MAX_COLUMNS) * width);
@@ -188,15 +182,7 @@ impl WithSimd for Block<'_> {
             if let Some(cap) = of.softcap {
                 rows::softcap(cap, scores);
             }
-            if let Some(bias) = &of.bias {
-                for (lane, &(head, query)) in lanes.iter().enumerate() {
-                    let bias = &bias.row(batch, query, head, first + count)[first..];
-                    for (line, bias) in scores.chunks_exact_mut(width).zip(bias) {
-                        line[lane] += bias;
-                    }
-                }
-            }
-            self.hide(scores, width, first, lanes);
+            block.mask(scores, first, lanes);
 
             let mut old = max;
             rows::lane_max(scores, &mut max.0[..width]);
@@ -218,19 +204,71 @@ impl WithSimd for Block<'_> {
             }
         }
         rows::lane_divide(&mut sums[..of.value_dim * width], &total.0[..width]);
-        let mut into = [std::ptr::null_mut(); 64];
-        for (pointer, &(head, query)) in into.iter_mut().zip(lanes) {
-            let row = (batch * of.queries + query) * of.heads + head;
-            *pointer = of.out.get().wrapping_add(row * of.value_dim);
-        }
         // SAFETY: this block alone writes the rows of its queries.
-        unsafe { panels::unpack(&sums, of.value_dim, width, &into[..lanes.len()]) };
+        unsafe { block.unpack(&sums, lanes, of.value_dim, out) };
     }
 }
 
+/// Some queries that share a head of keys.
+#[derive(Clone, Copy)]
+pub struct Block<'a> {
+    pub of: &'a Attention<'a>,
+    pub panel: Panel,
+    pub batch: usize,
+    pub group: usize,
+}
+
 impl Block<'_> {
+    /// Head and query of each lane of the panel; of the lanes beyond its rows, nothing.
+    pub fn lanes(&self) -> [(usize, usize); 64] {
+        let mut lanes = [(0, 0); 64];
+        for (i, lane) in lanes[..self.panel.rows].iter_mut().enumerate() {
+            let row = self.panel.row + i;
+            *lane = (self.group * (self.of.heads / self.of.groups) + row / self.of.queries, row % self.of.queries);
+        }
+        lanes
+    }
+
+    /// Writes the rows of the lanes, of `[batch, queries, heads, dim]`, as `[dim][width]`.
+    pub fn pack(&self, x: &View<'_>, lanes: &[(usize, usize)], dim: usize, packed: &mut [f32]) {
+        let mut lines: [&[f32]; 64] = [&[]; 64];
+        for (line, &(head, query)) in lines.iter_mut().zip(lanes) {
+            *line = x.row(self.batch, query, head, dim);
+        }
+        panels::pack(&lines[..lanes.len()], dim, self.panel.width, packed);
+    }
+
+    /// The inverse of [`Block::pack`], into `[batch, queries, heads, dim]`.
+    ///
+    /// # Safety
+    /// `out` has these rows, and nothing else refers to them.
+    pub unsafe fn unpack(&self, packed: &[f32], lanes: &[(usize, usize)], dim: usize, out: Out) {
+        let mut into = [std::ptr::null_mut(); 64];
+        for (pointer, &(head, query)) in into.iter_mut().zip(lanes) {
+            let row = (self.batch * self.of.queries + query) * self.of.heads + head;
+            *pointer = out.get().wrapping_add(row * dim);
+        }
+        // SAFETY: as above.
+        unsafe { panels::unpack(packed, dim, self.panel.width, &into[..lanes.len()]) };
+    }
+
+    /// Adds the bias to scores `[keys][width]` from the key `first` on, and gives the lowest one to what may not be seen.
+    pub fn mask(&self, scores: &mut [f32], first: usize, lanes: &[(usize, usize)]) {
+        let width = self.panel.width;
+        let end = first + scores.len() / width;
+        if let Some(bias) = &self.of.bias {
+            for (lane, &(head, query)) in lanes.iter().enumerate() {
+                let bias = &bias.row(self.batch, query, head, end)[first..];
+                for (line, bias) in scores.chunks_exact_mut(width).zip(bias) {
+                    line[lane] += bias;
+                }
+            }
+        }
+        self.hide(scores, width, first, lanes);
+    }
+
     /// The keys from the first to the last that any of the queries may see; all if none may be seen.
-    fn visible(&self, lanes: &[(usize, usize)]) -> std::ops::Range<usize> {
+    pub fn visible(&self, lanes: &[(usize, usize)]) -> std::ops::Range<usize> {
         let of = self.of;
         let positions = || lanes.iter().map(|&(_, query)| of.keys - of.queries + query);
         let (low, high) = (positions().min().unwrap_or(0), positions().max().unwrap_or(0));

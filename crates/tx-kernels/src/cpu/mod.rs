@@ -3,7 +3,7 @@
 //! A body takes a case if all tensors lie on the CPU, are not tracked by autodiff and have the dtypes that it knows;
 //! otherwise it says `None` and the reference body runs. So it does where shapes do not fit, which is then burn's panic:
 //! kernels read through pointers and trust their shapes. Kernels know nothing of tensors, and threads are started in
-//! `product.rs`, `attention.rs`, `ssm.rs` and here alone.
+//! `product.rs`, `attention.rs`, `ssm.rs`, `optim.rs`, `loss.rs`, `backward/` and here alone.
 //!
 //! | file | holds |
 //! |---|---|
@@ -16,16 +16,22 @@
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
 //! | `kv.rs` | the buffers of a cache |
+//! | `loss.rs` | cross entropy and its gradient |
+//! | `optim.rs` | steps of an optimizer |
 //! | `rows.rs` | everything that goes row by row or element by element |
 //! | `transposed.rs` | products with weights that lie the other way round |
 //! | `scratch.rs` | memory that is used again |
 //! | `ssm.rs` | state space models, from tensors to kernels |
+//! | `backward/` | gradients, see `crate::gradient` |
 
 mod attention;
+pub mod backward;
 mod conv;
 mod dots;
 pub mod kv;
 mod lanes;
+pub mod loss;
+pub mod optim;
 mod panels;
 pub mod product;
 pub mod quantized;
@@ -68,7 +74,7 @@ fn flex<const D: usize, K: Basic>(x: &Tensor<D, K>) -> Option<BackendTensor<burn
 }
 
 /// A tensor that is not quantized, its elements beside each other.
-fn plain<const D: usize, K: Basic>(x: &Tensor<D, K>) -> Option<FlexTensor> {
+pub fn plain<const D: usize, K: Basic>(x: &Tensor<D, K>) -> Option<FlexTensor> {
     match flex(x)? {
         BackendTensor::Float(x) | BackendTensor::Int(x) | BackendTensor::Bool(x) => Some(x.to_contiguous()),
         _ => None,
@@ -76,12 +82,12 @@ fn plain<const D: usize, K: Basic>(x: &Tensor<D, K>) -> Option<FlexTensor> {
 }
 
 /// As [`plain`], of f32.
-fn floats<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
+pub fn floats<const D: usize>(x: &Tensor<D>) -> Option<FlexTensor> {
     plain(x).filter(|x| x.dtype() == DType::F32)
 }
 
 /// The elements of what [`floats`] gave.
-fn slice(x: &FlexTensor) -> &[f32] {
+pub fn slice(x: &FlexTensor) -> &[f32] {
     x.as_slice().unwrap_or_default()
 }
 
@@ -263,8 +269,14 @@ pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>, pairs: Pairs) -> 
         return None;
     }
     let (x, cos, sin) = (viewable(x)?, floats(cos)?, floats(sin)?);
-    let (x, cos, sin) = (view(&x), slice(&cos), slice(&sin));
-    Some(by_rows([batch, seq, heads, dim], |i, out| {
+    Some(rotate(view(&x), [batch, seq, heads, dim], slice(&cos), slice(&sin), angles, pairs))
+}
+
+/// The rotation of heads of the shape `[batch, seq, heads, dim]` by angles of the shape `[batch or 1, seq, 1, rotated]`.
+fn rotate(x: View<'_>, shape: [usize; 4], cos: &[f32], sin: &[f32], angles: [usize; 4], pairs: Pairs) -> Tensor<4> {
+    let [_, seq, heads, dim] = shape;
+    let rotated = angles[3];
+    by_rows(shape, |i, out| {
         let (position, head) = (i / heads, i % heads);
         let (batch, token) = (position / seq, position % seq);
         let at = if angles[0] == 1 { token } else { position } * rotated;
@@ -275,18 +287,23 @@ pub fn rotary(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>, pairs: Pairs) -> 
             Pairs::Neighbours => rows::rotary_neighbours(&x[..rotated], cos, sin, &mut out[..rotated]),
         }
         out[rotated..].copy_from_slice(&x[rotated..]);
-    }))
+    })
+}
+
+/// Integers that count or number something.
+pub fn numbers(ids: &Tensor<1, Int>) -> Option<Vec<usize>> {
+    let ids = plain(ids)?;
+    match ids.dtype() {
+        DType::I64 => Some(ids.as_slice::<i64>()?.iter().map(|&id| id as usize).collect()),
+        DType::I32 => Some(ids.as_slice::<i32>()?.iter().map(|&id| id as usize).collect()),
+        _ => None,
+    }
 }
 
 /// Rows of a table, widened to f32.
 pub fn embedding(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Option<Tensor<2>> {
     let [rows, hidden] = table.dims();
-    let (table, ids) = (plain(table)?, plain(ids)?);
-    let ids: Vec<usize> = match ids.dtype() {
-        DType::I64 => ids.as_slice::<i64>()?.iter().map(|&id| id as usize).collect(),
-        DType::I32 => ids.as_slice::<i32>()?.iter().map(|&id| id as usize).collect(),
-        _ => return None,
-    };
+    let (table, ids) = (plain(table)?, numbers(ids)?);
     assert!(ids.iter().all(|&id| id < rows), "embedding: an id is not below {rows}, the rows of the table");
     let widen = |id: usize, out: &mut [f32]| {
         let range = id * hidden..(id + 1) * hidden;
@@ -301,13 +318,13 @@ pub fn embedding(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Option<Tensor<2>> {
 }
 
 /// A weight as `Flex` holds it.
-enum Held {
+pub enum Held {
     Dense(FlexTensor),
     Quantized(FlexQTensor),
 }
 
 impl Held {
-    fn new(weight: &Tensor<2>) -> Option<Self> {
+    pub fn new(weight: &Tensor<2>) -> Option<Self> {
         match flex(weight)? {
             BackendTensor::Float(weight) => Some(Self::Dense(weight.to_contiguous())),
             BackendTensor::Quantized(weight) => Some(Self::Quantized(weight)),
@@ -315,7 +332,8 @@ impl Held {
         }
     }
 
-    fn weight(&self, steps: usize) -> Option<Weight<'_>> {
+    /// The weight, whose rows have `steps` elements.
+    pub fn weight(&self, steps: usize) -> Option<Weight<'_>> {
         match self {
             Self::Dense(weight) => match weight.dtype() {
                 DType::F32 => Some(Weight::F32(weight.as_slice()?)),
@@ -468,53 +486,102 @@ fn view(x: &FlexTensor) -> View<'_> {
 }
 
 pub fn attention(q: &Tensor<4>, k: &KvTensor, v: &KvTensor, options: &AttentionOptions<'_>) -> Option<Tensor<4>> {
-    let [batch, queries, heads, dim] = q.dims();
-    let [_, keys, groups, _] = k.dims();
-    let value_dim = v.dims()[3];
-    let padding = options.mask.padding_of(keys);
-    let padded = padding.as_ref().is_none_or(|padding| padding.dims() == [batch, keys]);
-    let fits = k.dims() == [batch, keys, groups, dim] && v.dims() == [batch, keys, groups, value_dim];
-    if !fits || !padded || groups == 0 || !heads.is_multiple_of(groups) || queries > keys {
-        return None;
+    HeldAttention::new(q, k, v, options).map(|held| held.run())
+}
+
+/// The arguments of an attention as `Flex` holds them.
+pub struct HeldAttention {
+    q: FlexTensor,
+    k: kv::Held,
+    v: kv::Held,
+    padding: Option<FlexTensor>,
+    before: Option<usize>,
+    after: Option<usize>,
+    scale: f32,
+    softcap: Option<f32>,
+    bias: Option<FlexTensor>,
+    sinks: Option<FlexTensor>,
+    /// Of queries, `[batch, queries, heads, dim]`.
+    shape: [usize; 4],
+    keys: usize,
+    groups: usize,
+    value_dim: usize,
+}
+
+impl HeldAttention {
+    pub fn new(q: &Tensor<4>, k: &KvTensor, v: &KvTensor, options: &AttentionOptions<'_>) -> Option<Self> {
+        let [batch, queries, heads, dim] = q.dims();
+        let [_, keys, groups, _] = k.dims();
+        let value_dim = v.dims()[3];
+        let padding = options.mask.padding_of(keys);
+        let padded = padding.as_ref().is_none_or(|padding| padding.dims() == [batch, keys]);
+        let fits = k.dims() == [batch, keys, groups, dim] && v.dims() == [batch, keys, groups, value_dim];
+        if !fits || !padded || groups == 0 || !heads.is_multiple_of(groups) || queries > keys {
+            return None;
+        }
+        let bias = match &options.bias {
+            // `[batch or 1, heads, queries, keys]`; an axis of one is repeated by a stride of zero.
+            Some(bias) => Some(viewable(&bias.clone().expand([batch, heads, queries, keys]))?),
+            None => None,
+        };
+        let padding = match &padding {
+            Some(padding) => Some(plain(padding)?),
+            None => None,
+        };
+        let sinks = match &options.sinks {
+            Some(sinks) => Some(floats(sinks).filter(|_| sinks.dims() == [heads])?),
+            None => None,
+        };
+        let (q, k, v) = (viewable(q)?, kv::Held::new(k)?, kv::Held::new(v)?);
+        Some(Self {
+            q,
+            k,
+            v,
+            padding,
+            before: options.mask.before,
+            after: options.mask.after,
+            scale: options.factor(dim) as f32,
+            softcap: options.softcap.map(|cap| cap as f32),
+            bias,
+            sinks,
+            shape: [batch, queries, heads, dim],
+            keys,
+            groups,
+            value_dim,
+        })
     }
-    let bias = match &options.bias {
-        // `[batch or 1, heads, queries, keys]`; an axis of one is repeated by a stride of zero.
-        Some(bias) => Some(viewable(&bias.clone().expand([batch, heads, queries, keys]))?),
-        None => None,
-    };
-    let padding = match &padding {
-        Some(padding) => Some(plain(padding)?),
-        None => None,
-    };
-    let sinks = match &options.sinks {
-        Some(sinks) => Some(floats(sinks).filter(|_| sinks.dims() == [heads])?),
-        None => None,
-    };
-    let (q, k, v) = (viewable(q)?, kv::Held::new(k)?, kv::Held::new(v)?);
-    let attention = |out: Out| Attention {
-        q: view(&q),
-        k: k.kv(),
-        v: v.kv(),
-        batch,
-        queries,
-        keys,
-        heads,
-        groups,
-        dim,
-        value_dim,
-        scale: options.factor(dim) as f32,
-        softcap: options.softcap.map(|cap| cap as f32),
-        sinks: sinks.as_ref().map(slice),
-        padding: padding.as_ref().map(FlexTensor::bytes),
-        before: options.mask.before,
-        after: options.mask.after,
-        // The view's axes are batch, seq, heads: those of the bias are batch, heads, queries.
-        bias: bias
-            .as_ref()
-            .map(view)
-            .map(|view| View { strides: [view.strides[0], view.strides[2], view.strides[1]], ..view }),
-        out,
-    };
-    // SAFETY: every query of every head has a row of the result.
-    Some(unsafe { create([batch, queries, heads, value_dim], |out| attention(out).run()) })
+
+    pub fn run(&self) -> Tensor<4> {
+        let [batch, queries, heads, _] = self.shape;
+        // SAFETY: every query of every head has a row of the result.
+        unsafe { create([batch, queries, heads, self.value_dim], |out| self.attention().run(out)) }
+    }
+
+    fn attention(&self) -> Attention<'_> {
+        let [batch, queries, heads, dim] = self.shape;
+        Attention {
+            q: view(&self.q),
+            k: self.k.kv(),
+            v: self.v.kv(),
+            batch,
+            queries,
+            keys: self.keys,
+            heads,
+            groups: self.groups,
+            dim,
+            value_dim: self.value_dim,
+            scale: self.scale,
+            softcap: self.softcap,
+            sinks: self.sinks.as_ref().map(slice),
+            padding: self.padding.as_ref().map(FlexTensor::bytes),
+            before: self.before,
+            after: self.after,
+            // The view's axes are batch, seq, heads: those of the bias are batch, heads, queries.
+            bias: self
+                .bias
+                .as_ref()
+                .map(view)
+                .map(|view| View { strides: [view.strides[0], view.strides[2], view.strides[1]], ..view }),
+        }
+    }
 }

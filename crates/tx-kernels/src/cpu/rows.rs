@@ -8,7 +8,7 @@ use crate::Pointwise;
 ///
 /// Coefficients: Eigen's `erf` (`unsupported/Eigen/src/SpecialFunctions`), which XLA uses too.
 #[inline(always)]
-fn erf(x: f32) -> f32 {
+pub fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let t = x * x;
     let p = (-2.726_142_3e-10_f32)
@@ -49,14 +49,14 @@ pub fn exp(x: f32) -> f32 {
 
 /// `tanh(x)` through [`exp`].
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+pub fn tanh(x: f32) -> f32 {
     let e = exp(2.0 * x.clamp(-20.0, 20.0));
     (e - 1.0) / (e + 1.0)
 }
 
 /// Folds a row over 64 lanes, which LLVM turns into vector registers, then over the lanes.
 #[inline(always)]
-fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+pub fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 64];
     let (chunks, tail) = x.as_chunks::<64>();
     for chunk in chunks {
@@ -79,20 +79,20 @@ fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
+pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// GELU with the error function.
 #[inline(always)]
-fn gelu_of(x: f32) -> f32 {
+pub fn gelu_of(x: f32) -> f32 {
     let half = 0.5 * x;
     half.mul_add(erf(x * std::f32::consts::FRAC_1_SQRT_2), half)
 }
 
 /// GELU with the tanh approximation.
 #[inline(always)]
-fn gelu_tanh_of(x: f32) -> f32 {
+pub fn gelu_tanh_of(x: f32) -> f32 {
     let inner = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
     let half = 0.5 * x;
     half.mul_add(tanh(inner), half)
@@ -100,13 +100,13 @@ fn gelu_tanh_of(x: f32) -> f32 {
 
 /// `x · σ(x)`.
 #[inline(always)]
-fn silu_of(x: f32) -> f32 {
+pub fn silu_of(x: f32) -> f32 {
     x * sigmoid(x)
 }
 
 /// `max(x, 0)`; NaN stays.
 #[inline(always)]
-fn relu_of(x: f32) -> f32 {
+pub fn relu_of(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
@@ -377,15 +377,17 @@ multiversion! {
     }
 }
 
+/// `out = x + y`.
 #[inline(always)]
-fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
+pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
     for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
         *out = x + y;
     }
 }
 
+/// `Σ x²`, in lanes.
 #[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f32 {
+pub fn sum_of_squares(x: &[f32]) -> f32 {
     let mut lanes = [0f32; 64];
     let (chunks, tail) = x.as_chunks::<64>();
     for chunk in chunks {

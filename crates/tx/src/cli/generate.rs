@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use tx::built_in;
 use tx_core::error::{Error, Result};
 use tx_core::tokenizer::{EncodeOptions, Text};
 use tx_generate::{Generated, Generator, Hooks, TextStreamer};
@@ -17,7 +18,7 @@ use super::output::{print_json, print_line, print_piece};
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
     /// A folder, or a model on the Hub: `owner/name[@revision]`
-    #[arg(long, short)]
+    #[arg(long, short, default_value = built_in::STORIES)]
     pub model: String,
     /// A text to continue; may be given several times
     #[arg(long, short, value_name = "TEXT", required_unless_present = "input_ids")]

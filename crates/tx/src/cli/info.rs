@@ -9,10 +9,11 @@ use std::path::Path;
 use burn::tensor::DType;
 use clap::Args;
 use serde::Serialize;
+use tx::built_in;
 use tx_core::config::Config;
 use tx_core::device::Dtype;
 use tx_core::error::{Error, Result};
-use tx_core::hub::{self, Wanted};
+use tx_core::hub::Wanted;
 use tx_core::registry::{Class, Task};
 use tx_core::task::{
     self, AudioClassifier, AudioTextModel, CausalLm, CtcModel, ImageClassifier, ImageLimits, ImageSegmenter,
@@ -162,7 +163,7 @@ impl Info {
         let options = common.hub_options();
         // Offline, a cached model without a tokenizer is still worth a look.
         let wanted = if options.offline { Wanted::ConfigOnly } else { Wanted::Tokenizer };
-        let folder = hub::resolve(model, wanted, &options)?;
+        let folder = built_in::resolve(model, wanted, &options)?;
         let config = Config::from_folder(&folder)?;
         let model_type = config.get("model_type").map(|_| config.model_type()).transpose()?;
         let all = tx::classes();

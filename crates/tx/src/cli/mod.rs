@@ -24,6 +24,7 @@ use std::sync::Mutex;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tx::built_in;
 use tx_core::error::Result;
 use tx_core::hub::{self, HubOptions, Wanted};
 use tx_core::registry::LoadOptions;
@@ -101,12 +102,12 @@ impl Common {
         HubOptions { offline: options.offline || self.offline, ..options }
     }
 
-    /// The folder of a model, with its weights: downloaded if need be.
+    /// The folder of a model, with its weights: unpacked or downloaded if need be.
     ///
     /// # Errors
-    /// As [`hub::resolve`].
+    /// As [`built_in::resolve`].
     pub fn folder(&self, model: &str) -> Result<PathBuf> {
-        hub::resolve(model, Wanted::Full, &self.hub_options())
+        built_in::resolve(model, Wanted::Full, &self.hub_options())
     }
 }
 
@@ -122,7 +123,9 @@ pub fn main() -> ExitCode {
             *place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         }
     }));
-    match panic::catch_unwind(AssertUnwindSafe(|| command.run(&common))) {
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| command.run(&common)));
+    hub::remove_temporary();
+    match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&error.to_string()),
         Err(payload) => {

@@ -36,7 +36,8 @@ pub struct RunArgs {
     /// Texts, or files of pictures or sounds, or folders of them; `-` reads lines of standard input. A text may also be
     /// a JSON object with the task's own keys.
     pub inputs: Vec<String>,
-    /// A folder, or a model on the Hub: `owner/name[@revision]`
+    /// A folder, or a model on the Hub: `owner/name[@revision]` [default: for text-generation and image-classification
+    /// the small models that ship with tx]
     #[arg(long, short)]
     pub model: Option<String>,
     /// Reads each line of a file as an input; with --question, the whole file as the context
@@ -148,14 +149,17 @@ pub struct RunArgs {
 /// and running a pipeline can report.
 pub fn run(args: &RunArgs, common: &Common) -> Result<()> {
     let task: RunTask = args.task.parse()?;
-    let RunTask { name, example, kind, .. } = task;
+    let RunTask { name, example, built_in, kind, .. } = task;
     options::check(args, name)?;
-    let Some(model) = &args.model else {
+    let Some(model) = args.model.as_deref().or(built_in) else {
         let expected = format_args!(
             "a folder or a name on the Hub, such as `--model {example}` (`tx download {example}` gets it)"
         );
         return Err(Error::input("--model", format_args!("none for {name}"), expected));
     };
+    if args.model.is_none() {
+        tracing::warn!("no model was named: this is `{model}`, a small one that ships with tx; `--model` names another");
+    }
     let command = Command { args, common, model };
     match kind {
         Kind::Text(TextTask::FeatureExtraction) => command.feature_extraction(),

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use tx::built_in;
 use tx_audio::pipelines::AudioTask;
 use tx_core::error::{Error, Result};
 use tx_multimodal::pipelines::MultimodalTask;
@@ -17,6 +18,8 @@ pub struct RunTask {
     pub alias: Option<&'static str>,
     /// A model on the Hub that does it.
     pub example: &'static str,
+    /// The model that does it if none is named.
+    pub built_in: Option<&'static str>,
     /// The task.
     pub kind: Kind,
 }
@@ -34,7 +37,7 @@ pub enum Kind {
 pub fn tasks() -> Vec<RunTask> {
     let text = tx_text::pipelines::TASKS.iter().map(|entry| {
         let kind = Kind::Text(entry.task);
-        RunTask { name: entry.name, alias: entry.alias, example: entry.example, kind }
+        RunTask { name: entry.name, alias: entry.alias, example: entry.example, built_in: built_in(kind), kind }
     });
     // They have the same fields, and are of different crates.
     macro_rules! of {
@@ -43,6 +46,7 @@ pub fn tasks() -> Vec<RunTask> {
                 name: entry.name,
                 alias: None,
                 example: entry.example,
+                built_in: built_in($kind(entry.task)),
                 kind: $kind(entry.task),
             })
         };
@@ -51,6 +55,15 @@ pub fn tasks() -> Vec<RunTask> {
         .chain(of!(tx_audio::pipelines::TASKS, Kind::Audio))
         .chain(of!(tx_multimodal::pipelines::TASKS, Kind::Multimodal))
         .collect()
+}
+
+/// The model that ships with tx for a task.
+fn built_in(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Text(TextTask::TextGeneration) => Some(built_in::STORIES),
+        Kind::Vision(VisionTask::ImageClassification) => Some(built_in::DIGITS),
+        _ => None,
+    }
 }
 
 impl FromStr for RunTask {
