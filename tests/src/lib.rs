@@ -36,6 +36,21 @@ pub fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// A WAV file of floats with these channels, whose length is what `stated` says, or the real one.
+pub fn float_wav(rate: u32, channels: u16, samples: &[f32], stated: Option<u32>) -> Vec<u8> {
+    let content: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    let block = 4 * channels;
+    let mut bytes = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x03\0".to_vec();
+    bytes.extend(channels.to_le_bytes());
+    bytes.extend(rate.to_le_bytes());
+    bytes.extend(rate.wrapping_mul(u32::from(block)).to_le_bytes());
+    bytes.extend(block.to_le_bytes());
+    bytes.extend(b"\x20\0data");
+    bytes.extend(stated.unwrap_or(content.len() as u32).to_le_bytes());
+    bytes.extend(content);
+    bytes
+}
+
 /// One recorded case: a config, a recipe for its weights, and what Python computed.
 #[derive(Debug)]
 pub struct Case {

@@ -14,7 +14,7 @@ use tx_audio::ctc::{CtcDecodeOptions, CtcOutput};
 use tx_audio::{Audio, AudioReader, FeatureExtractor, Wav2Vec2CtcTokenizer};
 use tx_core::error::Error;
 use tx_core::weights::safetensors;
-use tx_tests::{Array, Tolerance, compare, folders};
+use tx_tests::{Array, Tolerance, compare, float_wav, folders};
 
 /// What the extractors promise: every number, not their norm, since a spectrogram's loud parts would hide the quiet ones.
 const FEATURES: Tolerance = Tolerance { relative: 0.0, absolute: 1e-4 };
@@ -277,21 +277,6 @@ fn ids_are_decoded_as_in_python() {
     assert!(Wav2Vec2CtcTokenizer::from_folder(&data("ctc/base"), Some("eng")).is_err());
 }
 
-/// A WAV file of floats with these channels, whose length is what `stated` says, or the real one.
-fn float_wav(rate: u32, channels: u16, samples: &[f32], stated: Option<u32>) -> Vec<u8> {
-    let content: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-    let block = 4 * channels;
-    let mut bytes = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x03\0".to_vec();
-    bytes.extend(channels.to_le_bytes());
-    bytes.extend(rate.to_le_bytes());
-    bytes.extend(rate.wrapping_mul(u32::from(block)).to_le_bytes());
-    bytes.extend(block.to_le_bytes());
-    bytes.extend(b"\x20\0data");
-    bytes.extend(stated.unwrap_or(content.len() as u32).to_le_bytes());
-    bytes.extend(content);
-    bytes
-}
-
 #[test]
 fn broken_files_are_refused_with_a_reason() {
     let mono = fs::read(data("sounds/mono.wav")).unwrap();
@@ -386,6 +371,9 @@ fn what_is_no_file_of_sound_is_refused() {
         assert!(matches!(error, Error::Input { .. }), "{error}");
     }
     for samples in [vec![], vec![0.0, f32::NAN], vec![f32::NEG_INFINITY]] {
+        // Made without `new`, it is looked at when it is read.
+        let unchecked = tx_audio::pipelines::Sound::from(Audio { samples: samples.clone(), sampling_rate: 16000 });
+        assert!(matches!(unchecked.read(16000), Err(Error::Input { .. })));
         assert!(matches!(Audio::new(samples, 16000), Err(Error::Input { .. })));
     }
 }

@@ -217,7 +217,25 @@ fn bombs_take_no_memory_and_no_time() {
     refused(with(open("rgb.bmp"), 18, &[0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0]), "a huge bitmap", "65535 x 65535");
     refused(with(open("rgb.bmp"), 18, &[0; 4]), "a bitmap without columns", "0 x 23");
     refused(with(open("rgb.bmp"), 22, &[0, 0x10, 0, 0]), "a bitmap of few rows", "ends before");
+    refused(with(png(0, 16), 0, &[]), "a PNG without columns", "PNG");
+    refused(with(png(16, 0), 0, &[]), "a PNG without rows", "PNG");
+    refused(with(png(0x7fff_ffff, 0x7fff_ffff), 0, &[]), "a huge PNG", "2147483647 x 2147483647");
+    let webp = open("lossy.webp");
+    let frame = webp.windows(3).position(|bytes| bytes == [0x9d, 0x01, 0x2a]).unwrap();
+    refused(with(webp, frame + 3, &[0, 0]), "a WebP without columns", "bomb: ");
     assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+/// A PNG that is nothing but its header.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut header = b"IHDR".to_vec();
+    header.extend(width.to_be_bytes());
+    header.extend(height.to_be_bytes());
+    header.extend([8, 2, 0, 0, 0]);
+    let crc = header.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
+    });
+    [&b"\x89PNG\r\n\x1a\n\0\0\0\x0d"[..], &header, &(!crc).to_be_bytes()].concat()
 }
 
 /// Whatever is cut off or changed: an error or a picture, and where it is cut no other picture than the whole one.

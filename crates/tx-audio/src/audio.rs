@@ -12,7 +12,6 @@
 
 mod decode;
 mod edits;
-mod guard;
 mod resample;
 mod source;
 mod vorbis;
@@ -57,14 +56,24 @@ impl Audio {
     /// # Errors
     /// [`Error::Input`] if there are no samples, if one is not a finite number, or for an impossible rate.
     pub fn new(samples: Vec<f32>, sampling_rate: u32) -> Result<Self> {
-        check_rate(sampling_rate)?;
-        if samples.is_empty() {
+        let audio = Self { samples, sampling_rate };
+        audio.check()?;
+        Ok(audio)
+    }
+
+    /// What [`Audio::new`] checks, of a sound that may have been made or changed without it.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_rate(self.sampling_rate)?;
+        if self.samples.is_empty() {
             return Err(Error::input("audio", "no samples", "at least one"));
         }
-        if let Some(place) = samples.iter().position(|sample| !sample.is_finite()) {
-            return Err(Error::input("audio", format_args!("{} at {place}", samples[place]), "finite numbers"));
+        match self.samples.iter().position(|sample| !sample.is_finite()) {
+            Some(place) => {
+                let found = format_args!("{} at {place}", self.samples[place]);
+                Err(Error::input("audio", found, "finite numbers"))
+            }
+            None => Ok(()),
         }
-        Ok(Self { samples, sampling_rate })
     }
 
     /// Reads a file, at `sampling_rate` in Hz.
@@ -80,7 +89,7 @@ impl Audio {
     ///
     /// # Errors
     /// Those of [`Audio::open`].
-    pub fn from_bytes(bytes: Vec<u8>, what: &str, sampling_rate: u32) -> Result<Self> {
+    pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static, what: &str, sampling_rate: u32) -> Result<Self> {
         Self::collect(AudioReader::from_bytes(bytes, what, sampling_rate)?, Path::new(what))
     }
 
@@ -159,8 +168,8 @@ impl AudioReader {
     ///
     /// # Errors
     /// Those of [`Audio::open`].
-    pub fn from_bytes(bytes: Vec<u8>, what: &str, sampling_rate: u32) -> Result<Self> {
-        let (path, length) = (Path::new(what), bytes.len() as u64);
+    pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static, what: &str, sampling_rate: u32) -> Result<Self> {
+        let (path, length) = (Path::new(what), bytes.as_ref().len() as u64);
         let source = Source::new(Box::new(Cursor::new(bytes)), length, MAX_HEADER).map_err(Error::io(path))?;
         Self::new(source, path, sampling_rate)
     }

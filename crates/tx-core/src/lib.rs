@@ -14,6 +14,7 @@
 //! | [`registry`] | tables from architecture to model, and loading through them |
 //! | `parts` | large batches in parts |
 //! | [`pipeline`] | what all pipelines share: inputs, batching, order, progress |
+//! | [`guard`] | the border to crates that panic |
 //! | [`progress`] | bars on a terminal |
 //! | [`threads`] | how many threads compute |
 
@@ -21,6 +22,7 @@ pub mod config;
 pub mod decoder;
 pub mod device;
 pub mod error;
+pub mod guard;
 pub mod hub;
 pub mod nn;
 mod parts;

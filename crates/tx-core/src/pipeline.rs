@@ -4,10 +4,14 @@
 //! text with one of several hypotheses, a chunk of audio. Units of like length share forward passes, whichever inputs
 //! they are of, so that little is padded; the results come back in the order of the inputs.
 
+mod labels;
+
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use serde::Serialize;
+
+pub use labels::{FunctionToApply, Label, ScoredLabel, TaskEntry, softmax};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;

@@ -24,12 +24,12 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use tx_core::error::{Error, Result};
+use tx_core::guard::decoding;
 use tx_core::weights::save::write_atomically;
 
 mod bmp;
 mod exif;
 mod formats;
-mod guard;
 mod jpeg;
 mod resize;
 
@@ -156,7 +156,7 @@ impl Image {
     }
 
     fn decode(source: Source<'_>) -> Result<Self> {
-        let decoded = guard::guarded(source.path, || formats::decode(source))?;
+        let decoded = decoding(source.path, || formats::decode(source))??;
         Ok(decoded.upright())
     }
 }

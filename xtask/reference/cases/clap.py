@@ -72,6 +72,8 @@ CASES = [
         Spectrogram((2, 4, 32, 8), longer=[True, True]),
     ),
     case("audio-model-fused-all-short", "ClapAudioModel", FUSION, Spectrogram((2, 4, 32, 8), longer=[False, False])),
+    # A longer sound without its parts, as the extractor of a model without fusion gives it.
+    case("audio-model-fused-one-view", "ClapAudioModel", FUSION, Spectrogram((2, 1, 32, 8), longer=[True, False])),
     # Fewer frames than the square holds are stretched.
     case("audio-model-stretched", "ClapAudioModel", AUDIO, Spectrogram((2, 1, 57, 16))),
     case("audio-model-fused-stretched", "ClapAudioModel", FUSION, Spectrogram((2, 4, 29, 8), longer=[True, False])),

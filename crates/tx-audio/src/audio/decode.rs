@@ -15,9 +15,9 @@ use symphonia::core::formats::{FormatOptions, FormatReader, Track, TrackType};
 use symphonia::core::io::MediaSourceStream;
 use symphonia::core::meta::MetadataOptions;
 use tx_core::error::{Error, Result};
+use tx_core::guard::decoding;
 
 use super::edits::{Edit, edits};
-use super::guard::guarded;
 use super::source::{Budget, Source};
 use super::{MAX_CHANNELS, MAX_HEADER, MAX_PACKET, MAX_RATE, MIN_RATE, vorbis};
 
@@ -64,7 +64,7 @@ impl Decoder {
         let budget = source.budget();
         budget.refill(MAX_HEADER);
         let stream = MediaSourceStream::new(Box::new(source), Default::default());
-        let format = guarded(path, || {
+        let format = decoding(path, || {
             let (formats, metadata) = (FormatOptions::default(), MetadataOptions::default());
             symphonia::default::get_probe().probe(&Hint::new(), stream, formats, metadata)
         })?;
@@ -131,7 +131,7 @@ impl Decoder {
                 return Ok(false);
             }
             self.budget.refill(MAX_PACKET);
-            let packet = match guarded(&self.path, || self.format.next_packet())? {
+            let packet = match decoding(&self.path, || self.format.next_packet())? {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return self.end(false),
                 Err(DecodeError::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
@@ -146,7 +146,7 @@ impl Decoder {
             if packet.track_id != self.track {
                 continue;
             }
-            let decoded = guarded(&self.path, || {
+            let decoded = decoding(&self.path, || {
                 self.decoder.decode(&packet).map(|sound| {
                     sound.copy_to_vec_interleaved(&mut self.interleaved);
                     (sound.spec().rate(), sound.spec().channels().count())
@@ -232,8 +232,9 @@ fn decoder(path: &Path, params: &AudioCodecParameters) -> Result<Box<dyn AudioDe
     if let (CODEC_ID_VORBIS, Some(headers)) = (params.codec, &params.extra_data) {
         vorbis::check(headers).map_err(|reason| Error::malformed(path, reason))?;
     }
-    let made =
-        guarded(path, || symphonia::default::get_codecs().make_audio_decoder(params, &AudioDecoderOptions::default()))?;
+    let made = decoding(path, || {
+        symphonia::default::get_codecs().make_audio_decoder(params, &AudioDecoderOptions::default())
+    })?;
     made.map_err(|error| match error {
         DecodeError::Unsupported(reason) => Error::Unsupported {
             path: path.to_path_buf(),

@@ -75,7 +75,7 @@ impl AstFeatureExtractor {
     pub(super) fn extract(&self, samples: &[f32]) -> Result<Features> {
         let wave = Wave::new(samples);
         let frames = self.spectrogram.frames(wave.length)?.min(self.max_length);
-        let mut values = self.spectrogram.compute(wave, frames)?; // [frames, bands]
+        let mut values = self.spectrogram.compute(wave, 0..frames)?; // [frames, bands]
         let bands = self.spectrogram.bands();
         values.resize(self.max_length * bands, 0.0);
         if let Some((mean, scale)) = self.normalize {

@@ -150,7 +150,7 @@ impl ClapFeatureExtractor {
     fn views(&self, samples: &[f32], draws: &mut Draws) -> Result<Features> {
         if samples.len() <= self.length {
             let (repeated, count) = self.repeat(samples);
-            let wave = Wave { samples: &repeated, length: self.length, padding: 0.0 };
+            let wave = Wave { length: self.length, ..Wave::new(&repeated) };
             let mel = self.mel(wave)?;
             let heard = self.frames_of(count).min(mel.len() / self.spectrogram.bands());
             return Ok(self.features(self.same_views(mel), heard, false));
@@ -185,7 +185,7 @@ impl ClapFeatureExtractor {
     /// # Shapes
     /// Returns `[frames, bands]`.
     fn mel(&self, wave: Wave<'_>) -> Result<Vec<f32>> {
-        self.spectrogram.compute(wave, self.spectrogram.frames(wave.length)?)
+        self.spectrogram.compute(wave, 0..self.spectrogram.frames(wave.length)?)
     }
 
     /// The frames of a sound whose middle lies in it.

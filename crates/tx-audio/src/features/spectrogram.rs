@@ -5,6 +5,7 @@
 
 use std::f64::consts::TAU;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -17,11 +18,13 @@ pub(super) const MAX_VALUES: usize = 1 << 30;
 /// Frames that one thread computes in a row.
 const FRAMES_IN_A_ROW: usize = 32;
 
-/// A sound with padding behind it.
+/// A sound with padding behind it, or what is needed of one.
 #[derive(Clone, Copy)]
 pub(super) struct Wave<'a> {
     pub samples: &'a [f32],
-    /// How long it is with the padding, in samples; not less than `samples`.
+    /// Where in the sound these begin.
+    pub start: usize,
+    /// How long the sound is with the padding, in samples; not less than what is there of it.
     pub length: usize,
     /// The value of the padding.
     pub padding: f32,
@@ -30,11 +33,12 @@ pub(super) struct Wave<'a> {
 impl<'a> Wave<'a> {
     /// A sound without padding.
     pub fn new(samples: &'a [f32]) -> Self {
-        Self { samples, length: samples.len(), padding: 0.0 }
+        Self { samples, start: 0, length: samples.len(), padding: 0.0 }
     }
 
     fn at(&self, place: usize) -> f64 {
-        f64::from(self.samples.get(place).copied().unwrap_or(self.padding))
+        let sample = place.checked_sub(self.start).and_then(|place| self.samples.get(place));
+        f64::from(sample.copied().unwrap_or(self.padding))
     }
 }
 
@@ -200,18 +204,26 @@ impl Spectrogram {
         if self.framing == Framing::Centred { self.window.len() / 2 } else { 0 }
     }
 
-    /// The first `frames` frames.
+    /// Where the samples lie that some frames are made of, in a sound of `length` samples.
+    pub fn samples(&self, frames: &Range<usize>, length: usize) -> Range<usize> {
+        let start = (frames.start * self.hop).saturating_sub(self.margin()).min(length);
+        // What is mirrored lies in the frame itself, or one sample behind it.
+        let end = frames.end.saturating_sub(1) * self.hop + self.window.len();
+        start..end.clamp(start, length)
+    }
+
+    /// Some frames of a sound, of which the wave has at least [`Self::samples`].
     ///
     /// # Shapes
     /// Returns `[frames, bands]`.
     ///
     /// # Errors
     /// [`Error::Input`] if these are too many numbers.
-    pub fn compute(&self, wave: Wave<'_>, frames: usize) -> Result<Vec<f32>> {
+    pub fn compute(&self, wave: Wave<'_>, frames: Range<usize>) -> Result<Vec<f32>> {
         let bands = self.bands();
-        let count = frames.checked_mul(bands).filter(|&count| count <= MAX_VALUES);
+        let count = frames.len().checked_mul(bands).filter(|&count| count <= MAX_VALUES);
         let count = count.ok_or_else(|| {
-            let found = format_args!("{frames} frames of {bands} bands");
+            let found = format_args!("{} frames of {bands} bands", frames.len());
             Error::input("audio", found, format_args!("at most {MAX_VALUES} numbers"))
         })?;
         let mut values = vec![0.0; count];
@@ -223,7 +235,7 @@ impl Spectrogram {
                 fft: self.fft.make_scratch_vec(),
                 power: vec![0.0; self.fft.len() / 2 + 1],
             },
-            |scratch, (frame, row)| self.frame(wave, frame, scratch, row),
+            |scratch, (frame, row)| self.frame(wave, frames.start + frame, scratch, row),
         );
         computed.map_err(|e: FftError| Error::input("audio", e, "another length of the Fourier transform"))?;
         Ok(values)
@@ -264,9 +276,8 @@ impl Spectrogram {
     /// The samples of a frame; `start` counts from the mirrored ones before the sound.
     fn cut(&self, wave: Wave<'_>, start: usize, x: &mut [f64]) {
         let margin = self.margin();
-        if start >= margin
-            && let Some(samples) = wave.samples.get(start - margin..start - margin + x.len())
-        {
+        let place = start.checked_sub(margin).and_then(|place| place.checked_sub(wave.start));
+        if let Some(samples) = place.and_then(|place| wave.samples.get(place..place + x.len())) {
             x.iter_mut().zip(samples).for_each(|(x, &sample)| *x = f64::from(sample));
             return;
         }

@@ -3,6 +3,8 @@
 //! Reference: transformers 5.23, `models/whisper/feature_extraction_whisper.py`. Python computes in f32 where PyTorch is
 //! installed, and in f64 where it is not; here it is f64, and both agree to 1e-4.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 use tx_core::error::{Error, Result};
 
@@ -15,6 +17,11 @@ const HIGHEST: f64 = 8000.0;
 const FLOOR: f64 = 1e-10;
 /// How far below its loudest value a spectrogram goes, in powers of ten.
 const RANGE: f32 = 8.0;
+/// The most frames whose samples are held at a time, and the most samples: half a minute.
+const BLOCK: usize = 3000;
+const BLOCK_SAMPLES: usize = 480_000;
+/// The most numbers of the features of a sound: 1 GiB, or nine hours of 80 bands.
+const MAX_FEATURES: usize = 1 << 28;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -98,31 +105,107 @@ impl WhisperFeatureExtractor {
 
     pub(super) fn extract(&self, samples: &[f32]) -> Result<Features> {
         let length = self.n_samples();
-        self.features(Wave { samples: &samples[..samples.len().min(length)], length, padding: self.padding_value })
+        self.extract_long(&samples[..samples.len().min(length)], length)
     }
 
     /// The whole of a sound, padded to `length` samples.
     pub(super) fn extract_long(&self, samples: &[f32], length: usize) -> Result<Features> {
-        self.features(Wave { samples, length, padding: self.padding_value })
+        self.features(length, samples.len(), |range, out| {
+            let end = range.end.min(samples.len());
+            out.extend_from_slice(&samples[range.start.min(end)..end]);
+            Ok(())
+        })
     }
 
-    fn features(&self, wave: Wave<'_>) -> Result<Features> {
+    /// The whole of a sound of `length` samples, of which no more than half a minute is held; `read` appends those of a
+    /// range.
+    pub(crate) fn extract_read(
+        &self,
+        length: usize,
+        read: impl FnMut(Range<usize>, &mut Vec<f32>) -> Result<()>,
+    ) -> Result<Features> {
+        self.features(length, length, read)
+    }
+
+    /// The features of `heard` samples with padding behind them up to `length`; `read` appends the samples that there are
+    /// in a range.
+    fn features(
+        &self,
+        length: usize,
+        heard: usize,
+        mut read: impl FnMut(Range<usize>, &mut Vec<f32>) -> Result<()>,
+    ) -> Result<Features> {
         // The last frame, most of which is mirrored, is left out.
-        let frames = self.spectrogram.frames(wave.length)? - 1;
+        let (bands, frames) = (self.spectrogram.bands(), self.spectrogram.frames(length)? - 1);
         if frames == 0 {
             let expected = format_args!("at least {}", self.hop_length);
-            return Err(Error::input("audio", format_args!("{} samples", wave.length), expected));
+            return Err(Error::input("audio", format_args!("{length} samples"), expected));
         }
-        let rows = self.spectrogram.compute(wave, frames)?;
-        let lowest = rows.iter().copied().fold(f32::NEG_INFINITY, f32::max) - RANGE;
-        let bands = self.spectrogram.bands();
-        let mut values = vec![0.0; rows.len()]; // [bands, frames]
-        for (frame, row) in rows.chunks_exact(bands).enumerate() {
-            for (band, &value) in row.iter().enumerate() {
-                values[band * frames + frame] = (value.max(lowest) + 4.0) / 4.0;
+        let count = frames.checked_mul(bands).filter(|&count| count <= MAX_FEATURES);
+        let count = count.ok_or_else(|| {
+            let found = format_args!("{frames} frames of {bands} bands");
+            Error::input("audio", found, format_args!("at most {MAX_FEATURES} numbers; hear it in pieces"))
+        })?;
+        let mut values = vec![0.0; count]; // [bands, frames]
+        let (mut samples, mut highest) = (Vec::new(), f32::NEG_INFINITY);
+        let step = (BLOCK_SAMPLES / self.hop_length).clamp(1, BLOCK);
+        for first in (0..frames).step_by(step) {
+            let block = first..(first + step).min(frames);
+            let range = self.spectrogram.samples(&block, length);
+            samples.clear();
+            read(range.clone(), &mut samples)?;
+            let wave = Wave { samples: &samples, start: range.start, length, padding: self.padding_value };
+            let rows = self.spectrogram.compute(wave, block.clone())?;
+            for (frame, row) in block.zip(rows.chunks_exact(bands)) {
+                for (band, &value) in row.iter().enumerate() {
+                    values[band * frames + frame] = value;
+                    highest = highest.max(value);
+                }
             }
         }
-        let heard = wave.samples.len().div_ceil(self.hop_length).min(frames);
+        // The loudest value is that of the whole sound, as in Python.
+        let lowest = highest - RANGE;
+        values.iter_mut().for_each(|value| *value = (value.max(lowest) + 4.0) / 4.0);
+        let heard = heard.div_ceil(self.hop_length).min(frames);
         Ok(Features { values, shape: vec![bands, frames], frames: heard, is_longer: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    #[test]
+    fn blocks_are_the_parts_of_the_whole() {
+        // Blocks that overlap by little, and by more than a block.
+        for (hop_length, n_fft, seconds) in [(160, 400, 70), (160, 401, 65), (1, 8192, 1)] {
+            let keys = json!({ "hop_length": hop_length, "n_fft": n_fft, "feature_size": 8 });
+            let Value::Object(keys) = keys else { panic!("no object") };
+            let file = ConfigFile { path: Path::new("x"), keys: &keys };
+            let extractor = WhisperFeatureExtractor::new(&file).unwrap();
+            let length = 16_000 * seconds - 37usize;
+            let samples: Vec<f32> = (0..length).map(|i| ((i * i % 7919) as f32 * 1e-3).sin()).collect();
+            let found = extractor.extract_long(&samples, length).unwrap();
+            let frames = found.shape[1];
+            assert!(frames > 2 * BLOCK);
+            let rows = extractor.spectrogram.compute(Wave::new(&samples), 0..frames).unwrap();
+            let lowest = rows.iter().copied().fold(f32::NEG_INFINITY, f32::max) - RANGE;
+            for (frame, row) in rows.chunks_exact(8).enumerate() {
+                for (band, value) in row.iter().enumerate() {
+                    assert_eq!(found.values[band * frames + frame], (value.max(lowest) + 4.0) / 4.0, "{frame} {band}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let extractor = WhisperFeatureExtractor::new(&ConfigFile { path: Path::new("x"), keys: &Map::new() }).unwrap();
+        let error = extractor.extract_read(1 << 31, |_, _| unreachable!()).unwrap_err().to_string();
+        assert!(error.contains("13421772 frames of 80 bands"), "{error}");
     }
 }

@@ -53,13 +53,13 @@ impl Attempt {
 
 impl WhisperGenerator {
     /// Continues a prompt, with each temperature in turn until the text is good enough. `prompt` ends with `init` tokens
-    /// that begin with the start of the text.
+    /// that begin with the start of the text. After a temperature above 0, `config` has no beams any more.
     pub(super) fn decode_part(
         &self,
         encoded: &Encoded,
         prompt: &[u32],
         init: usize,
-        config: &GenerationConfig,
+        config: &mut GenerationConfig,
         times: Option<&WhisperTimestampLogitsProcessor>,
         thresholds: &Thresholds,
     ) -> Result<Attempt> {
@@ -73,14 +73,13 @@ impl WhisperGenerator {
         let mut temperatures = thresholds.temperatures.iter().copied().peekable();
         loop {
             let temperature = temperatures.next().unwrap_or(0.0);
-            let mut config = config.clone();
             config.do_sample = temperature > 0.0;
             config.temperature = if config.do_sample { temperature } else { 1.0 };
             if config.do_sample {
                 config.num_beams = 1;
             }
             let mut hooks = Hooks { extras: Some(Box::new(|_| extras(times))), ..Hooks::default() };
-            let generated = generator.generate(&[prompt.to_vec()], &config, &mut hooks)?;
+            let generated = generator.generate(&[prompt.to_vec()], config, &mut hooks)?;
             let ids = generated.sequences.into_iter().next().map(|sequence| sequence.ids).unwrap_or_default();
             let prompt = prompt.len().min(ids.len());
             let ending = usize::from(ids.len() > prompt && ids.last().is_some_and(|&id| config.is_eos(id)));
@@ -88,7 +87,7 @@ impl WhisperGenerator {
             let ratio = compression_ratio(&ids[prompt..], self.limits().vocab_size);
             let repeats = thresholds.compression_ratio.is_some_and(|threshold| ratio > threshold);
             let improbable = match thresholds.logprob {
-                Some(threshold) => self.mean_logprob(encoded, &ids, prompt, &config, times)? < threshold,
+                Some(threshold) => self.mean_logprob(encoded, &ids, prompt, config, times)? < threshold,
                 None => false,
             };
             let skip = improbable && thresholds.no_speech.is_some_and(|(threshold, _)| no_speech > threshold);

@@ -26,6 +26,8 @@ use crate::models;
 const MAX_MAP: usize = 1 << 24;
 /// The temperature from which on what was said no longer tells what will be said.
 const UNRELIABLE: f64 = 0.5;
+/// What a text has at most besides its prompt, if neither a call nor the model's files set a length, in tokens.
+const DEFAULT_LENGTH: usize = 20;
 
 /// A Whisper model that writes down what is said: HF's `WhisperForConditionalGeneration.generate`.
 #[derive(Debug)]
@@ -131,12 +133,14 @@ impl WhisperGenerator {
                 return Err(Error::input("input_features", found, expected));
             }
         };
-        let call = self.check(options, total > self.frames)?;
+        let mut call = self.check(options, total > self.frames)?;
         let positions = self.limits().max_length.unwrap_or(usize::MAX);
         let mut output = WhisperOutput::default();
         let mut history = History::new(&self.config, options);
         let mut init: Vec<u32> = Vec::new();
-        let (mut conditioned, mut max_length) = (call.condition, call.base.max_length);
+        // The first part, which at most knows a prompt, is asked for it by the call alone.
+        let mut conditioned = options.condition_on_prev_tokens == Some(true);
+        let mut max_length = call.base.max_length.unwrap_or(DEFAULT_LENGTH);
         let mut seek = 0;
         while seek < total {
             monitor_progress(seek, total);
@@ -153,7 +157,8 @@ impl WhisperGenerator {
             let mut config = call.base.clone();
             config.max_new_tokens = Some(room(&config, &mut max_length, prompt.len(), positions)?);
             let attempt =
-                self.decode_part(&encoded, &prompt, init.len(), &config, call.times.as_ref(), &call.thresholds)?;
+                self.decode_part(&encoded, &prompt, init.len(), &mut config, call.times.as_ref(), &call.thresholds)?;
+            call.base.num_beams = config.num_beams;
             conditioned = call.condition && attempt.temperature < UNRELIABLE;
             if attempt.skip {
                 seek += frames;
@@ -348,12 +353,14 @@ impl WhisperGenerator {
 }
 
 /// How many tokens may follow a prompt. `max_length` grows with each part, as it does in the reference.
-fn room(config: &GenerationConfig, max_length: &mut Option<usize>, prompt: usize, positions: usize) -> Result<usize> {
-    if config.max_new_tokens.is_none() {
-        *max_length = max_length.map(|length| (length + prompt.min((positions / 2).saturating_sub(1))).min(positions));
-    }
-    let config = GenerationConfig { max_length: *max_length, ..config.clone() };
-    let length = config.max_length_for(prompt).min(positions);
+fn room(config: &GenerationConfig, max_length: &mut usize, prompt: usize, positions: usize) -> Result<usize> {
+    let length = match config.max_new_tokens {
+        Some(new) => prompt.saturating_add(new).min(positions),
+        None => {
+            *max_length = max_length.saturating_add(prompt.min((positions / 2).saturating_sub(1))).min(positions);
+            *max_length
+        }
+    };
     length.checked_sub(prompt).filter(|&room| room > 0).ok_or_else(|| {
         let found = format_args!("{prompt} tokens before the text");
         Error::input("prompt_ids", found, format_args!("fewer than {length}, the most that a text has with them"))

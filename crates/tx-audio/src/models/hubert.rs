@@ -10,12 +10,12 @@ use burn::tensor::{Bool, Device, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::task::{AudioInputs, AudioLayout, AudioLimits, AudioModel, AudioModelOutput, Record};
+use tx_core::task::{AudioInputs, AudioLimits, AudioModel, AudioModelOutput, Record};
 use tx_core::weights::load::{Parts, Pretrained, Rename};
 
 use super::wav2vec2::{
-    Encoder, FeatureExtractor, FeatureProjection, HeadConfig, MASK, RENAMES, Strides, Wav2Vec2Config, WaveformConfig,
-    WaveformModel, mask_vector, padding,
+    Encoder, FeatureExtractor, FeatureProjection, HeadConfig, MASK, MAX_FRAMES, RENAMES, Strides, Wav2Vec2Config,
+    WaveformConfig, WaveformModel, mask_vector, padding,
 };
 
 /// wav2vec 2.0's keys of `config.json`, whose defaults are HuBERT's as well.
@@ -31,8 +31,7 @@ impl ModelConfig for HubertConfig {
     }
 
     fn limits(&self) -> AudioLimits {
-        let min_samples = self.0.strides(false).min_samples();
-        AudioLimits { name: "input_values", layout: AudioLayout::Waveform { min_samples } }
+        self.0.waveform_limits(false, MAX_FRAMES)
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) use heads::{
 const MAX_KERNEL: usize = 1 << 16;
 /// The most convolutions over the waveform.
 const MAX_CONVOLUTIONS: usize = 64;
+/// The most frames that all attend to each other; [`AudioLimits::MAX_SAMPLES`] make fewer with the published strides.
+pub(super) const MAX_FRAMES: usize = 1 << 15;
 
 /// The keys of `config.json` that decide the graph, those of its relatives HuBERT and WavLM included.
 #[derive(Debug, Clone, Deserialize)]
@@ -145,6 +147,15 @@ impl Wav2Vec2Config {
         Strides { convolutions: stem.chain(std::iter::repeat_n(adapter, adapters)).collect() }
     }
 
+    /// Sounds of at most so many frames.
+    pub(super) fn waveform_limits(&self, adapted: bool, most_frames: usize) -> AudioLimits {
+        let layout = AudioLayout::Waveform {
+            min_samples: self.strides(adapted).samples(1),
+            max_samples: self.strides(false).samples(most_frames).min(AudioLimits::MAX_SAMPLES),
+        };
+        AudioLimits { name: "input_values", layout }
+    }
+
     /// What the heads need of it.
     pub(super) fn head_config(&self, adapted: bool) -> HeadConfig {
         HeadConfig {
@@ -196,8 +207,7 @@ impl ModelConfig for Wav2Vec2Config {
     }
 
     fn limits(&self) -> AudioLimits {
-        let min_samples = self.strides(true).min_samples();
-        AudioLimits { name: "input_values", layout: AudioLayout::Waveform { min_samples } }
+        self.waveform_limits(true, MAX_FRAMES)
     }
 }
 
@@ -245,10 +255,10 @@ impl Strides {
         lengths.clamp_min(1)
     }
 
-    /// The fewest samples that make a frame.
-    pub(super) fn min_samples(&self) -> usize {
-        self.convolutions.iter().rev().fold(1, |frames: usize, convolution| {
-            let padded = (frames - 1).saturating_mul(convolution.stride).saturating_add(convolution.kernel);
+    /// The fewest samples that make so many frames, of which there is one at least.
+    fn samples(&self, frames: usize) -> usize {
+        self.convolutions.iter().rev().fold(frames, |frames, convolution| {
+            let padded = frames.saturating_sub(1).saturating_mul(convolution.stride).saturating_add(convolution.kernel);
             padded.saturating_sub(2 * convolution.padding).max(1)
         })
     }

@@ -13,12 +13,12 @@ use tx_core::nn::{
     AttentionOptions, Embedding, LayerNorm, Linear, Mask, attention, constant, merge_heads, project,
     relative_position_bucket, split_heads,
 };
-use tx_core::task::{AudioInputs, AudioLimits, AudioModel, AudioModelOutput, Features, Record};
+use tx_core::task::{AudioInputs, AudioLimits, AudioModel, AudioModelOutput, Features, Record, most_places};
 use tx_core::weights::load::{Parts, Pretrained, Rename};
 
 use super::wav2vec2::{
-    Adapter, FeatureExtractor, FeatureProjection, FeedForward, HeadConfig, MASK, PositionalConvEmbedding, RENAMES,
-    Strides, Wav2Vec2Config, WaveformConfig, WaveformModel, mask_padding, mask_vector, padding,
+    Adapter, FeatureExtractor, FeatureProjection, FeedForward, HeadConfig, MASK, MAX_FRAMES, PositionalConvEmbedding,
+    RENAMES, Strides, Wav2Vec2Config, WaveformConfig, WaveformModel, mask_padding, mask_vector, padding,
 };
 
 /// Outputs of the gate's projection: four for each of two gates, which are summed.
@@ -37,7 +37,7 @@ impl ModelConfig for WavLmConfig {
     }
 
     fn limits(&self) -> AudioLimits {
-        self.0.limits()
+        self.0.waveform_limits(true, most_places(self.0.num_attention_heads).min(MAX_FRAMES))
     }
 }
 

@@ -1,13 +1,11 @@
 //! `audio-classification`: the labels of sounds.
 
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
 use tx_core::config::ProblemType;
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{FunctionToApply, Pipeline, ScoredLabel};
 use tx_core::registry::{Auto, LoadOptions, from_folder};
 use tx_core::task::{AudioClassifier, Record};
 
@@ -33,45 +31,8 @@ impl Default for AudioClassificationOptions {
     }
 }
 
-/// What turns logits into scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FunctionToApply {
-    /// The labels exclude each other.
-    Softmax,
-    /// Each label by itself.
-    Sigmoid,
-    /// The logits as they are.
-    None,
-}
-
-impl FromStr for FunctionToApply {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "softmax" => Ok(Self::Softmax),
-            "sigmoid" => Ok(Self::Sigmoid),
-            "none" => Ok(Self::None),
-            _ => {
-                let shown: String = name.chars().take(40).collect();
-                let found = format_args!("`{}`", shown.escape_debug());
-                Err(Error::input("function_to_apply", found, "softmax, sigmoid or none"))
-            }
-        }
-    }
-}
-
-/// A label with its score.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Label {
-    /// Its score.
-    pub score: f32,
-    /// The label.
-    pub label: String,
-}
-
 /// The labels of a sound, the best first.
-pub type AudioClassification = Vec<Label>;
+pub type AudioClassification = Vec<ScoredLabel>;
 
 /// A sound to labels.
 #[derive(Debug, Clone)]
@@ -149,23 +110,11 @@ impl Pipeline for AudioClassificationPipeline {
             let reason = format_args!("{} labels, but the model has {} outputs", self.labels.len(), logits.len());
             return Err(Error::config(self.model.config.path(), "id2label", reason));
         }
-        let scores: Vec<f32> = match self.options.function_to_apply.unwrap_or(self.function) {
-            FunctionToApply::Softmax => softmax(&logits),
-            FunctionToApply::Sigmoid => logits.into_iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
-            FunctionToApply::None => logits,
-        };
-        let label = |(label, score): (&String, f32)| Label { score, label: label.clone() };
-        let mut labels: Vec<Label> = self.labels.iter().zip(scores).map(label).collect();
+        let scores = self.options.function_to_apply.unwrap_or(self.function).scores(logits);
+        let label = |(label, score): (&String, f32)| ScoredLabel { score, label: label.clone() };
+        let mut labels: Vec<ScoredLabel> = self.labels.iter().zip(scores).map(label).collect();
         labels.sort_by(|a, b| b.score.total_cmp(&a.score));
         labels.truncate(self.options.top_k.unwrap_or(labels.len()));
         Ok(labels)
     }
-}
-
-/// `eˣ / Σ eˣ`, with the largest element taken off first.
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
-    let total = weights.iter().copied().map(f64::from).sum::<f64>() as f32;
-    weights.into_iter().map(|weight| weight / total).collect()
 }

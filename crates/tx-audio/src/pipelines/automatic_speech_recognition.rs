@@ -3,6 +3,10 @@
 //! Reference: transformers 5.23.0, `pipelines/automatic_speech_recognition.py`. There are two kinds of models: those
 //! that name the token of every frame (CTC), and Whisper. Long sounds may be heard in chunks that overlap; Whisper hears
 //! them from sentence to sentence if no chunk length is given.
+//!
+//! Of files of more than 2²⁴ samples, which are 17 minutes at 16 kHz, only the samples that are heard are held: such a
+//! file is decoded twice, once to find its length. Whisper from sentence to sentence holds the spectrogram of the whole,
+//! whose loudest value Python looks for before anything is heard: 115 MB for an hour with 80 bands, at most 1 GiB.
 
 use std::ops::Range;
 use std::path::Path;
@@ -14,8 +18,9 @@ use tx_core::config::Config;
 use tx_core::error::{Error, Result};
 use tx_core::pipeline::Pipeline;
 use tx_core::registry::{Auto, LoadOptions, from_folder};
-use tx_core::task::{CtcModel, Record};
+use tx_core::task::{AudioLayout, AudioLimits, CtcModel, Record};
 
+use super::recording::Recording;
 use super::sound::{Sound, forward_equal, tokens, unreadable};
 use crate::audio::Audio;
 use crate::ctc::{CtcDecodeOptions, Wav2Vec2CtcTokenizer};
@@ -47,6 +52,8 @@ pub struct AutomaticSpeechRecognitionOptions {
     pub return_language: bool,
     /// What Whisper is told: language, task, thresholds.
     pub generate: WhisperOptions,
+    /// Whether a terminal shows a bar while a long sound is heard; for one sound at a time.
+    pub progress: bool,
 }
 
 /// Parts of a text that get their times.
@@ -90,16 +97,17 @@ pub struct Transcription {
 /// A part of a sound.
 #[derive(Debug, Clone)]
 pub struct Piece {
-    audio: Arc<Audio>,
+    recording: Arc<Recording>,
     range: Range<usize>,
     /// How many samples it has, and how many of its beginning and of its end other pieces have as well.
     stride: Option<[usize; 3]>,
 }
 
 impl Piece {
-    fn audio(&self) -> Audio {
-        let samples = self.audio.samples[self.range.clone()].to_vec();
-        Audio { samples, sampling_rate: self.audio.sampling_rate }
+    fn audio(&self) -> Result<Audio> {
+        let mut samples = Vec::with_capacity(self.range.len());
+        self.recording.read(self.range.clone(), &mut samples)?;
+        Ok(Audio { samples, sampling_rate: self.recording.sampling_rate() })
     }
 }
 
@@ -215,6 +223,17 @@ impl AutomaticSpeechRecognitionPipeline {
         Ok(Self { options, ..self.clone() })
     }
 
+    /// What the model can hear at once; Whisper goes through a sound of any length.
+    fn most_samples(&self) -> usize {
+        match &self.recognizer {
+            Recognizer::Ctc { model, .. } => match model.limits.layout {
+                AudioLayout::Waveform { max_samples, .. } => max_samples,
+                _ => AudioLimits::MAX_SAMPLES,
+            },
+            Recognizer::Whisper { .. } => usize::MAX,
+        }
+    }
+
     /// Length and overlaps of pieces, in samples.
     fn strides(&self, chunk_length_s: f64) -> Result<[usize; 3]> {
         let [before, after] = self.options.stride_length_s.unwrap_or([chunk_length_s / 6.0; 2]);
@@ -301,16 +320,23 @@ impl AutomaticSpeechRecognitionPipeline {
 
     /// What Whisper writes for a piece.
     fn write_text(&self, generator: &WhisperGenerator, samples: usize, piece: &Piece) -> Result<AsrOutput> {
-        let audio = piece.audio();
-        let long = audio.samples.len() > samples;
-        let features = if long { self.extractor.extract_long(&audio)? } else { self.extractor.extract(&audio)? };
-        let output = generator.generate(&features, &self.options.generate)?;
+        let (start, length) = (piece.range.start, piece.range.len());
+        let features = match &*self.extractor {
+            FeatureExtractor::Whisper(extractor) if length > samples => extractor
+                .extract_read(length, |part, out| piece.recording.read(start + part.start..start + part.end, out))?,
+            extractor => extractor.extract(&piece.audio()?)?,
+        };
+        let output = generator.generate_monitored(&features, &self.options.generate, |frame, frames| {
+            let part = frame as f64 / frames.max(1) as f64;
+            piece.recording.heard(start + (part * length as f64) as usize);
+        })?;
+        piece.recording.heard(piece.range.end);
         let (mut tokens, mut times) = (output.tokens(), output.token_timestamps());
         if let Some(language) = output.language_id.filter(|_| self.options.return_language) {
             tokens.insert(0, language);
             times.iter_mut().for_each(|times| times.insert(0, 0.0));
         }
-        let rate = f64::from(audio.sampling_rate);
+        let rate = f64::from(piece.recording.sampling_rate());
         let stride = piece.stride.map(|stride| stride.map(|samples| samples as f64 / rate));
         Ok(AsrOutput { tokens, token_timestamps: times, stride })
     }
@@ -323,15 +349,19 @@ impl Pipeline for AutomaticSpeechRecognitionPipeline {
     type Output = Transcription;
 
     fn preprocess(&self, sound: &Sound) -> Result<Vec<Piece>> {
-        let audio = Arc::new(sound.read(self.extractor.sampling_rate())?);
-        let samples = audio.samples.len();
+        let recording = Recording::open(sound, self.extractor.sampling_rate(), self.options.progress)?;
+        let (samples, recording) = (recording.len(), Arc::new(recording));
         match self.options.chunk_length_s.filter(|&seconds| seconds != 0.0) {
             Some(seconds) => {
                 let pieces = pieces(samples, self.strides(seconds)?)?;
-                let piece = |(range, stride)| Piece { audio: audio.clone(), range, stride: Some(stride) };
+                let piece = |(range, stride)| Piece { recording: recording.clone(), range, stride: Some(stride) };
                 Ok(pieces.into_iter().map(piece).collect())
             }
-            None => Ok(vec![Piece { range: 0..samples, audio, stride: None }]),
+            None if samples > self.most_samples() => {
+                let expected = format!("at most {} at once; set `chunk_length_s`", self.most_samples());
+                Err(Error::input("audio", format_args!("{samples} samples"), expected))
+            }
+            None => Ok(vec![Piece { range: 0..samples, recording, stride: None }]),
         }
     }
 
@@ -343,15 +373,17 @@ impl Pipeline for AutomaticSpeechRecognitionPipeline {
         match &self.recognizer {
             Recognizer::Ctc { model, .. } => {
                 let features: Vec<Features> =
-                    units.iter().map(|unit| self.extractor.extract(&unit.audio())).collect::<Result<_>>()?;
+                    units.iter().map(|unit| self.extractor.extract(&unit.audio()?)).collect::<Result<_>>()?;
                 let Auto { model, limits, device, .. } = &**model;
-                forward_equal(&features, limits, device, |inputs| {
+                let heard = forward_equal(&features, limits, device, |inputs| {
                     let best = model.forward(inputs, &mut Record::none()).argmax(2);
                     let frames = best.dims()[1];
                     let ids = best.try_into_vec_as::<i64>().map_err(|e| unreadable(device, e))?;
                     let row = |ids: &[i64]| Heard::Frames(ids.iter().map(|&id| id as u32).collect());
                     Ok(ids.chunks_exact(frames.max(1)).map(row).collect())
-                })
+                })?;
+                units.iter().for_each(|unit| unit.recording.heard(unit.range.end));
+                Ok(heard)
             }
             Recognizer::Whisper { generator, samples, .. } => {
                 units.iter().map(|unit| self.write_text(generator, *samples, unit).map(Heard::Text)).collect()

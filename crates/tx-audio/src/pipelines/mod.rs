@@ -18,6 +18,7 @@
 
 mod audio_classification;
 mod automatic_speech_recognition;
+mod recording;
 mod sound;
 mod subtitles;
 
@@ -25,10 +26,10 @@ use std::str::FromStr;
 
 use tx_core::error::{Error, Result};
 
+pub use tx_core::pipeline::{FunctionToApply, ScoredLabel, TaskEntry};
+
 pub use crate::tokens::Chunk;
-pub use audio_classification::{
-    AudioClassification, AudioClassificationOptions, AudioClassificationPipeline, FunctionToApply, Label,
-};
+pub use audio_classification::{AudioClassification, AudioClassificationOptions, AudioClassificationPipeline};
 pub use automatic_speech_recognition::{
     AutomaticSpeechRecognitionOptions, AutomaticSpeechRecognitionPipeline, Heard, Piece, ReturnTimestamps,
     Transcription,
@@ -45,37 +46,21 @@ pub enum AudioTask {
     AutomaticSpeechRecognition,
 }
 
-/// A task's name and a model for it.
-#[derive(Debug, Clone, Copy)]
-pub struct TaskEntry {
-    /// The task.
-    pub task: AudioTask,
-    /// HF's name.
-    pub name: &'static str,
-    /// A model on the Hub that does it.
-    pub example: &'static str,
-}
-
 /// Every task, sorted by name. The examples are HF's default models.
-pub static TASKS: &[TaskEntry] = &[
-    TaskEntry {
-        task: AudioTask::AudioClassification,
-        name: "audio-classification",
-        example: "superb/wav2vec2-base-superb-ks",
-    },
-    TaskEntry {
-        task: AudioTask::AutomaticSpeechRecognition,
-        name: "automatic-speech-recognition",
-        example: "facebook/wav2vec2-base-960h",
-    },
+pub static TASKS: &[TaskEntry<AudioTask>] = &[
+    TaskEntry::new(AudioTask::AudioClassification, "audio-classification", "superb/wav2vec2-base-superb-ks"),
+    TaskEntry::new(
+        AudioTask::AutomaticSpeechRecognition,
+        "automatic-speech-recognition",
+        "facebook/wav2vec2-base-960h",
+    ),
 ];
 
 impl FromStr for AudioTask {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = TASKS.iter().find(|entry| entry.name == name);
-        found.map(|entry| entry.task).ok_or_else(|| Error::unknown("task", name, TASKS.iter().map(|entry| entry.name)))
+        TaskEntry::find(TASKS, name)
     }
 }
 

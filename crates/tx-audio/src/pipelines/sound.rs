@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tx_core::device;
 use tx_core::error::{Error, Result};
 use tx_core::task::{AudioArguments, AudioInputs, AudioLimits};
 
-use crate::audio::Audio;
+use crate::audio::{Audio, AudioReader};
 use crate::features::Features;
 
 /// A sound.
@@ -17,7 +18,7 @@ pub enum Sound {
     /// A file.
     File(PathBuf),
     /// The content of a file.
-    Bytes(Vec<u8>),
+    Bytes(Arc<[u8]>),
     /// Samples of any rate.
     Audio(Audio),
 }
@@ -26,12 +27,24 @@ impl Sound {
     /// The sound at a rate in Hz.
     ///
     /// # Errors
-    /// As [`Audio::open`] and [`Audio::resample`].
+    /// As [`Audio::open`], [`Audio::new`] and [`Audio::resample`].
     pub fn read(&self, sampling_rate: u32) -> Result<Audio> {
         match self {
             Self::File(path) => Audio::open(path, sampling_rate),
             Self::Bytes(bytes) => Audio::from_bytes(bytes.clone(), "audio", sampling_rate),
-            Self::Audio(audio) => audio.clone().resample(sampling_rate),
+            Self::Audio(audio) => {
+                audio.check()?;
+                audio.clone().resample(sampling_rate)
+            }
+        }
+    }
+
+    /// The sound as it is decoded, at a rate in Hz; `None` if it is samples already.
+    pub(super) fn reader(&self, sampling_rate: u32) -> Result<Option<AudioReader>> {
+        match self {
+            Self::File(path) => AudioReader::open(path, sampling_rate).map(Some),
+            Self::Bytes(bytes) => AudioReader::from_bytes(bytes.clone(), "audio", sampling_rate).map(Some),
+            Self::Audio(_) => Ok(None),
         }
     }
 }
@@ -62,7 +75,7 @@ impl From<PathBuf> for Sound {
 
 impl From<Vec<u8>> for Sound {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::Bytes(bytes)
+        Self::Bytes(bytes.into())
     }
 }
 

@@ -5,8 +5,6 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::{ConditionalLm, Encoded, PretrainedModel, Record, TextInputs, TextLimits, check_shape, integers};
 use crate::error::{Error, Result};
 
-/// The most samples of a sound as a model takes it: nearly nine minutes at 16 kHz.
-const MAX_SAMPLES: usize = 1 << 23;
 /// The most numbers of a spectrogram.
 const MAX_SPECTROGRAM: usize = 1 << 24;
 
@@ -19,13 +17,20 @@ pub struct AudioLimits {
     pub layout: AudioLayout,
 }
 
+impl AudioLimits {
+    /// The most samples of a sound as any model takes it: nearly nine minutes at 16 kHz.
+    pub const MAX_SAMPLES: usize = 1 << 23;
+}
+
 /// How a model takes a sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AudioLayout {
-    /// `[samples]`, of which there are at least as many.
+    /// `[samples]`
     Waveform {
-        /// Fewer make no frame.
+        /// The fewest: fewer make no frame.
         min_samples: usize,
+        /// The most.
+        max_samples: usize,
     },
     /// `[frames, mel]`, both fixed.
     Frames {
@@ -41,8 +46,10 @@ pub enum AudioLayout {
         /// Frames in time.
         frames: usize,
     },
-    /// `[views, frames, mel]`: the whole sound, then parts of it.
+    /// `[views, frames, mel]`: the whole sound, and parts of it.
     Views {
+        /// Views of parts, beside the whole; 0 where a model hears the whole alone.
+        parts: usize,
         /// Bands of frequencies.
         mel: usize,
         /// The most frames in time.
@@ -77,9 +84,9 @@ impl AudioInputs {
         let shape = arguments.values.shape().as_slice();
         let wrong = |expected: String| Error::input(limits.name, format_args!("shape {shape:?}"), expected);
         let sizes = match (limits.layout, shape) {
-            (AudioLayout::Waveform { min_samples }, &[batch, samples]) => {
-                if batch == 0 || !(min_samples.max(1)..=MAX_SAMPLES).contains(&samples) {
-                    return Err(wrong(format!("[batch, samples] of {min_samples} to {MAX_SAMPLES} samples")));
+            (AudioLayout::Waveform { min_samples, max_samples }, &[batch, samples]) => {
+                if batch == 0 || !(min_samples.max(1)..=max_samples).contains(&samples) {
+                    return Err(wrong(format!("[batch, samples] of {min_samples} to {max_samples} samples")));
                 }
                 [batch, 1, samples]
             }
@@ -123,7 +130,8 @@ impl AudioInputs {
 pub struct SpectrogramInputs {
     /// `[batch, views, frames, mel]`
     pub input_features: Tensor<4>,
-    /// `[batch, 1]`: 1 where the views after the first are parts of a longer sound; all 0 if `None`.
+    /// `[batch, 1]`: 1 where the views after the first are parts of a longer sound; all 0 if `None`. Models that take
+    /// parts need it.
     pub is_longer: Option<Tensor<2, Int>>,
 }
 
@@ -143,14 +151,16 @@ impl SpectrogramInputs {
     /// [`Error::Input`] for no sound, one that is too long, and shapes that do not fit.
     pub fn new(arguments: &SpectrogramArguments, limits: &AudioLimits, device: &Device) -> Result<Self> {
         let shape = arguments.input_features.shape().as_slice();
-        let (most, bands) = match limits.layout {
-            AudioLayout::Views { mel, frames } => (frames, mel),
-            _ => (MAX_SPECTROGRAM, shape.last().copied().unwrap_or(0)),
+        let (parts, most, bands) = match limits.layout {
+            AudioLayout::Views { parts, mel, frames } => (parts, frames, mel),
+            _ => (0, MAX_SPECTROGRAM, shape.last().copied().unwrap_or(0)),
         };
         match *shape {
-            [batch, 1 | 4, frames, mel] if batch > 0 && mel == bands && (1..=most).contains(&frames) => {}
+            [batch, views, frames, mel]
+                if batch > 0 && (views == 1 || views == 1 + parts) && mel == bands && (1..=most).contains(&frames) => {}
             _ => {
-                let expected = format_args!("[batch, 1 or 4, 1 to {most} frames, {bands}]");
+                let views = if parts > 0 { format!("1 or {}", 1 + parts) } else { "1".to_owned() };
+                let expected = format_args!("[batch, {views}, 1 to {most} frames, {bands}]");
                 return Err(Error::input(limits.name, format_args!("shape {shape:?}"), expected));
             }
         }
@@ -158,6 +168,10 @@ impl SpectrogramInputs {
             Some(longer) => {
                 check_shape("is_longer", longer, &[shape[0], 1])?;
                 Some(Tensor::from_data(integers("is_longer", longer, 2)?, device))
+            }
+            None if parts > 0 => {
+                let expected = "a tensor [batch, 1], as the model mixes parts of longer sounds in";
+                return Err(Error::input("is_longer", "nothing", expected));
             }
             None => None,
         };
@@ -234,4 +248,39 @@ pub trait SpeechSeq2SeqModel: PretrainedModel {
 pub trait SpeechToText: ConditionalLm {
     /// The encoder.
     fn encode(&self, inputs: &AudioInputs, record: &mut Record) -> Encoded;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_those_that_the_model_takes() {
+        let inputs = |parts: usize, views: usize, longer: bool| {
+            let layout = AudioLayout::Views { parts, mel: 2, frames: 3 };
+            let limits = AudioLimits { name: "input_features", layout };
+            let arguments = SpectrogramArguments {
+                input_features: TensorData::new(vec![0f32; views * 6], [1, views, 3, 2]),
+                is_longer: longer.then(|| TensorData::new(vec![1i64], [1, 1])),
+            };
+            SpectrogramInputs::new(&arguments, &limits, &Device::default()).map(drop).map_err(|e| e.to_string())
+        };
+        for (parts, views, longer) in [(0, 1, false), (0, 1, true), (3, 1, true), (3, 4, true)] {
+            assert_eq!(inputs(parts, views, longer), Ok(()), "{parts} {views} {longer}");
+        }
+        assert!(inputs(0, 4, true).unwrap_err().contains("expected [batch, 1, 1 to 3 frames, 2]"));
+        assert!(inputs(3, 2, true).unwrap_err().contains("expected [batch, 1 or 4, "));
+        assert!(inputs(3, 4, false).unwrap_err().starts_with("is_longer: nothing"));
+    }
+
+    #[test]
+    fn waveforms_are_bounded_on_both_sides() {
+        let layout = AudioLayout::Waveform { min_samples: 3, max_samples: 5 };
+        let limits = AudioLimits { name: "input_values", layout };
+        let inputs = |samples: usize| {
+            let values = TensorData::new(vec![0f32; samples], [1, samples]);
+            AudioInputs::new(&AudioArguments { values, attention_mask: None }, &limits, &Device::default()).is_ok()
+        };
+        assert_eq!([2, 3, 5, 6].map(inputs), [false, true, true, false]);
+    }
 }

@@ -54,6 +54,13 @@ pub trait PretrainedModel: Send + Sync + std::fmt::Debug {
     fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor);
 }
 
+/// The most places of a picture or a sound that a model can have a bias for each pair of, in every head: together these
+/// take 2 GiB.
+pub fn most_places(heads: usize) -> usize {
+    const BIASES: usize = 1 << 29;
+    (BIASES / heads.max(1)).isqrt()
+}
+
 /// What a model of any modality can take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {

@@ -104,8 +104,7 @@ impl NamedForward for dyn SpeechSeq2SeqModel {
         device: &Device,
         mut record: Record,
     ) -> Result<NamedTensors> {
-        let (decoder, encoder) = split_decoder(inputs);
-        let (audio, text) = (audio(&encoder, &limits.audio, device)?, text(&decoder, &limits.text, device)?);
+        let (audio, text) = speech(inputs, limits, device)?;
         let output = self.forward(&audio, &text, &mut record);
         let mut fields = Fields::new(record);
         fields.put("last_hidden_state", output.last_hidden_state);
@@ -124,8 +123,7 @@ impl NamedForward for dyn SpeechToText {
         device: &Device,
         mut record: Record,
     ) -> Result<NamedTensors> {
-        let (decoder, encoder) = split_decoder(inputs);
-        let (audio, text) = (audio(&encoder, &limits.audio, device)?, text(&decoder, &limits.text, device)?);
+        let (audio, text) = speech(inputs, limits, device)?;
         let encoded = record.within("encoder_", |record| self.encode(&audio, record));
         let x = self.embed(text.input_ids.clone());
         let mut cache = Cache::off(self.cache_kinds().len());
@@ -367,6 +365,18 @@ fn spectrogram(inputs: &NamedTensors, limits: &AudioLimits, device: &Device) -> 
     SpectrogramInputs::new(&arguments, limits, device)
 }
 
+/// Sounds, and of each as many texts, one after another.
+fn speech(inputs: &NamedTensors, limits: &SpeechToTextLimits, device: &Device) -> Result<(AudioInputs, TextInputs)> {
+    let (decoder, encoder) = split_decoder(inputs);
+    let (audio, text) = (audio(&encoder, &limits.audio, device)?, text(&decoder, &limits.text, device)?);
+    let ([sounds, ..], [texts, _]) = (audio.values.dims(), text.input_ids.dims());
+    if !texts.is_multiple_of(sounds) {
+        let expected = format_args!("a multiple of the {sounds} of `{}`", limits.audio.name);
+        return Err(Error::input("decoder_input_ids", format_args!("{texts} rows"), expected));
+    }
+    Ok((audio, text))
+}
+
 /// The arguments of these names, and the others.
 fn split(inputs: &NamedTensors, names: &[&str]) -> (NamedTensors, NamedTensors) {
     inputs.iter().map(|(name, data)| (name.clone(), data.clone())).partition(|(name, _)| names.contains(&name.as_str()))
@@ -454,5 +464,28 @@ impl Fields {
         self.put("pred_boxes", output.pred_boxes);
         self.put("last_hidden_state", output.last_hidden_state);
         output.encoder_last_hidden_state.into_iter().for_each(|x| self.put("encoder_last_hidden_state", x));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sound_has_as_many_texts() {
+        let text = TextLimits { vocab_size: 9, max_length: Some(4), positions: 4, type_vocab_size: 0 };
+        let audio = AudioLimits { name: "input_features", layout: AudioLayout::Bands { mel: 1, frames: 2 } };
+        let limits = SpeechToTextLimits { audio, text };
+        let speech = |texts: usize| {
+            let inputs = NamedTensors::from([
+                ("input_features".to_owned(), TensorData::new(vec![0f32; 4], [2, 1, 2])),
+                ("decoder_input_ids".to_owned(), TensorData::new(vec![1i64; texts], [texts, 1])),
+            ]);
+            speech(&inputs, &limits, &Device::default()).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!([speech(2), speech(4)], [Ok(()), Ok(())]);
+        let expected = "decoder_input_ids: 3 rows, expected a multiple of the 2 of `input_features`";
+        assert_eq!(speech(3).unwrap_err(), expected);
+        assert!(speech(1).is_err());
     }
 }

@@ -5,9 +5,6 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::{Features, PretrainedModel, Record, check_shape, integers};
 use crate::error::{Error, Result};
 
-/// The most pixels of a picture as a model takes it.
-const MAX_PIXELS: usize = 1 << 24;
-
 /// What a vision model can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageLimits {
@@ -15,6 +12,27 @@ pub struct ImageLimits {
     pub channels: usize,
     /// Height and width of a patch, in pixels: no picture is smaller. One pixel where there are no patches.
     pub patch_size: [usize; 2],
+    /// The most pixels of a picture.
+    pub max_pixels: usize,
+}
+
+impl ImageLimits {
+    /// The most pixels of a picture as any model takes it.
+    pub const MAX_PIXELS: usize = 1 << 24;
+    /// The most patches that all look at each other: attention takes time, and on some devices memory, by their square.
+    pub const MAX_PATCHES: usize = 1 << 14;
+
+    /// Limits of a model whose memory grows with a picture.
+    pub fn new(channels: usize, patch_size: [usize; 2]) -> Self {
+        Self { channels, patch_size, max_pixels: Self::MAX_PIXELS }
+    }
+
+    /// The same, and no more patches than so many.
+    pub fn with_patches(self, most: usize) -> Self {
+        let [height, width] = self.patch_size;
+        let pixels = most.saturating_mul(height).saturating_mul(width);
+        Self { max_pixels: pixels.min(self.max_pixels), ..self }
+    }
 }
 
 /// The arguments of a vision model's forward pass, with HF's names.
@@ -54,12 +72,12 @@ impl ImageInputs {
             let expected = format_args!("at least one picture of {} channels", limits.channels);
             return Err(Error::input("pixel_values", format_args!("shape {shape:?}"), expected));
         }
-        let [least_height, least_width] = limits.patch_size;
-        if height < least_height || width < least_width || height.saturating_mul(width) > MAX_PIXELS {
+        let ([least_height, least_width], most) = (limits.patch_size, limits.max_pixels);
+        if height < least_height || width < least_width || height.saturating_mul(width) > most {
             return Err(Error::input(
                 "pixel_values",
                 format_args!("{width}x{height} pixels"),
-                format_args!("at least {least_width}x{least_height}, and at most {MAX_PIXELS} in all"),
+                format_args!("at least {least_width}x{least_height}, and at most {most} in all"),
             ));
         }
         let patches = (height / least_height) * (width / least_width);
@@ -180,4 +198,26 @@ pub trait ObjectDetector: PretrainedModel {
 pub trait ImageSegmenter: PretrainedModel {
     /// The scores, boxes and masks of every query.
     fn forward(&self, inputs: &ImageInputs, record: &mut Record) -> SegmentationOutput;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_bounded_by_their_patches() {
+        let limits = ImageLimits::new(1, [4, 2]).with_patches(6);
+        assert_eq!(limits.max_pixels, 48);
+        let inputs = |height: usize, width: usize| {
+            let pixel_values = TensorData::new(vec![0f32; height * width], [1, 1, height, width]);
+            let arguments = ImageArguments { pixel_values, pixel_mask: None, bool_masked_pos: None };
+            ImageInputs::new(&arguments, &limits, &Device::default()).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!([inputs(8, 6), inputs(4, 12)], [Ok(()), Ok(())]);
+        let expected = "pixel_values: 7x8 pixels, expected at least 2x4, and at most 48 in all";
+        assert_eq!(inputs(8, 7).unwrap_err(), expected);
+        assert!(inputs(3, 6).is_err());
+        let all = ImageLimits::new(3, [usize::MAX; 2]).with_patches(ImageLimits::MAX_PATCHES);
+        assert_eq!(all.max_pixels, ImageLimits::MAX_PIXELS);
+    }
 }

@@ -3,14 +3,12 @@
 //! What is known to make it panic, loop or fill the memory is refused before it gets there; what is not known becomes an
 //! error here.
 
-use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Once;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::guard;
 
 /// The most parts a pipeline may have, and the deepest nesting of sequences of parts.
 const MAX_PARTS: usize = 64;
@@ -20,30 +18,10 @@ const MAX_REGEX: usize = 64 << 10;
 /// How much longer than its input a pipeline may make a text.
 const MAX_GROWTH: f64 = 1024.0;
 
-thread_local! {
-    /// Whether a panic of this thread will become an error and need not be printed.
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Runs `f`; a panic becomes an [`Error::Tokenizer`] for `path`, and is not printed.
 pub(super) fn guarded<T>(path: &Path, doing: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
-                previous(info);
-            }
-        }));
-    });
-    let outer = QUIET.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(f));
-    QUIET.set(outer);
-    result.unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-        let text: String = text.unwrap_or("no reason given").chars().take(300).collect();
-        Err(Error::tokenizer(path, format_args!("{doing} failed: {}", text.escape_debug())))
-    })
+    let failed = |reason: String| Err(Error::tokenizer(path, format_args!("{doing} failed: {reason}")));
+    guard::guarded(f).unwrap_or_else(failed)
 }
 
 /// Checks a part of the pipeline of a `tokenizer.json` (`normalizer`, `pre_tokenizer`, `decoder`) before it is built.

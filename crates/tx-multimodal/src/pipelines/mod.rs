@@ -31,7 +31,8 @@ use tx_core::device;
 use tx_core::error::{Error, Result};
 
 pub use joint_embedding::{Embeddable, EmbeddingUnit, JointEmbeddingPipeline};
-pub use zero_shot::{Label, ZeroShotClassificationOptions};
+pub use tx_core::pipeline::{ScoredLabel, TaskEntry};
+pub use zero_shot::ZeroShotClassificationOptions;
 pub use zero_shot_audio_classification::ZeroShotAudioClassificationPipeline;
 pub use zero_shot_image_classification::ZeroShotImageClassificationPipeline;
 
@@ -44,34 +45,23 @@ pub enum MultimodalTask {
     ZeroShotImageClassification,
 }
 
-/// A task's name and a model for it.
-#[derive(Debug, Clone, Copy)]
-pub struct TaskEntry {
-    /// The task.
-    pub task: MultimodalTask,
-    /// HF's name.
-    pub name: &'static str,
-    /// A model on the Hub that does it.
-    pub example: &'static str,
-}
-
 /// Every task, sorted by name. The examples are HF's default models, or those of its documentation.
-pub static TASKS: &[TaskEntry] = &[
-    TaskEntry {
-        task: MultimodalTask::ZeroShotAudioClassification,
-        name: "zero-shot-audio-classification",
-        example: "laion/clap-htsat-unfused",
-    },
-    TaskEntry {
-        task: MultimodalTask::ZeroShotImageClassification,
-        name: "zero-shot-image-classification",
-        example: "openai/clip-vit-base-patch32",
-    },
+pub static TASKS: &[TaskEntry<MultimodalTask>] = &[
+    TaskEntry::new(
+        MultimodalTask::ZeroShotAudioClassification,
+        "zero-shot-audio-classification",
+        "laion/clap-htsat-unfused",
+    ),
+    TaskEntry::new(
+        MultimodalTask::ZeroShotImageClassification,
+        "zero-shot-image-classification",
+        "openai/clip-vit-base-patch32",
+    ),
 ];
 
 impl MultimodalTask {
     /// The task's line of the table.
-    pub fn entry(self) -> &'static TaskEntry {
+    pub fn entry(self) -> &'static TaskEntry<Self> {
         // Every task is in the table, as a test makes sure.
         TASKS.iter().find(|entry| entry.task == self).unwrap_or(&TASKS[0])
     }
@@ -81,8 +71,7 @@ impl FromStr for MultimodalTask {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = TASKS.iter().find(|entry| entry.name == name);
-        found.map(|entry| entry.task).ok_or_else(|| Error::unknown("task", name, TASKS.iter().map(|entry| entry.name)))
+        TaskEntry::find(TASKS, name)
     }
 }
 

@@ -1,9 +1,8 @@
 //! What zero-shot classification is told, and what it tells, whatever is classified.
 
 use burn::tensor::{Device, Tensor};
-use serde::Serialize;
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::MAX_TOKENS;
+use tx_core::pipeline::{MAX_TOKENS, ScoredLabel};
 use tx_core::task::{Record, TextEmbedder, normalize};
 use tx_core::tokenizer::Encoding;
 
@@ -68,22 +67,13 @@ impl ZeroShotClassificationOptions {
     }
 
     /// The labels with their scores, best first.
-    pub(super) fn rank(&self, scores: Vec<f32>) -> Vec<Label> {
-        let label = |(score, label): (f32, &String)| Label { score, label: label.clone() };
-        let mut labels: Vec<Label> = scores.into_iter().zip(&self.candidate_labels).map(label).collect();
+    pub(super) fn rank(&self, scores: Vec<f32>) -> Vec<ScoredLabel> {
+        let label = |(score, label): (f32, &String)| ScoredLabel { score, label: label.clone() };
+        let mut labels: Vec<ScoredLabel> = scores.into_iter().zip(&self.candidate_labels).map(label).collect();
         // Stable: of equal scores the first label comes first, as in the reference.
         labels.sort_by(|a, b| b.score.total_cmp(&a.score));
         labels
     }
-}
-
-/// A label with its score.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Label {
-    /// Its score.
-    pub score: f32,
-    /// The label.
-    pub label: String,
 }
 
 /// A template with a label in it: Python's `template.format(label)`.
@@ -112,19 +102,6 @@ fn fill(template: &str, label: &str) -> Result<String> {
     Ok(filled)
 }
 
-/// `eˣ / Σ eˣ`, with the largest element taken off first.
-pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exp: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
-    let sum = exp.iter().map(|&x| f64::from(x)).sum::<f64>() as f32;
-    exp.into_iter().map(|x| x / sum).collect()
-}
-
-/// `1 / (1 + e⁻ˣ)`.
-pub(super) fn sigmoid(logits: &[f32]) -> Vec<f32> {
-    logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,12 +124,5 @@ mod tests {
         let json = serde_json::to_string(&labels[..2]).unwrap();
         assert_eq!(json, r#"[{"score":0.5,"label":"b"},{"score":0.25,"label":"a"}]"#);
         assert!(ZeroShotClassificationOptions::of_sounds([""; 0]).hypotheses().is_err());
-    }
-
-    #[test]
-    fn scores_are_stable() {
-        let scores = softmax(&[1000.0, 1001.0, f32::NEG_INFINITY]);
-        assert!((scores[0] - 0.268_941_43).abs() < 1e-6 && (scores[1] - 0.731_058_6).abs() < 1e-6 && scores[2] == 0.0);
-        assert_eq!(sigmoid(&[0.0, -200.0]), [0.5, 0.0]);
     }
 }

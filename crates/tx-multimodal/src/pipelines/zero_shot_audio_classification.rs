@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use tx_audio::features::{FeatureExtractor, Features};
 use tx_audio::pipelines::Sound;
 use tx_core::error::Result;
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{Pipeline, ScoredLabel, softmax};
 use tx_core::registry::{Auto, LoadOptions, from_folder};
 use tx_core::task::{AudioTextModel, Record, normalize};
 use tx_core::tokenizer::Tokenizer;
@@ -17,7 +17,7 @@ use tx_core::tokenizer::Tokenizer;
 use super::read_rows;
 use super::sounds::Sounds;
 use super::texts::Texts;
-use super::zero_shot::{Label, ZeroShotClassificationOptions, softmax};
+use super::zero_shot::ZeroShotClassificationOptions;
 use crate::models;
 
 /// A sound to labels of the user's choice, best first.
@@ -83,7 +83,7 @@ impl Pipeline for ZeroShotAudioClassificationPipeline {
     type Input = Sound;
     type Unit = Features;
     type Scores = Vec<f32>;
-    type Output = Vec<Label>;
+    type Output = Vec<ScoredLabel>;
 
     fn preprocess(&self, sound: &Sound) -> Result<Vec<Features>> {
         Ok(vec![self.parts.sounds.extract(sound)?])
@@ -101,7 +101,7 @@ impl Pipeline for ZeroShotAudioClassificationPipeline {
         })
     }
 
-    fn postprocess(&self, _: &Sound, units: Vec<(Features, Vec<f32>)>) -> Result<Vec<Label>> {
+    fn postprocess(&self, _: &Sound, units: Vec<(Features, Vec<f32>)>) -> Result<Vec<ScoredLabel>> {
         let logits = units.into_iter().next().map(|(_, logits)| logits).unwrap_or_default();
         Ok(self.options.rank(softmax(&logits)))
     }

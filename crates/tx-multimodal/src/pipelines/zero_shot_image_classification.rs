@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use tx_core::error::Result;
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{FunctionToApply, Pipeline, ScoredLabel};
 use tx_core::registry::{Auto, LoadOptions, from_folder};
 use tx_core::task::{ImageTextModel, Record, normalize};
 use tx_core::tokenizer::Tokenizer;
@@ -17,7 +17,7 @@ use tx_vision::processor::{ImageProcessor, Processed};
 use super::pictures::Pictures;
 use super::read_rows;
 use super::texts::Texts;
-use super::zero_shot::{Label, ZeroShotClassificationOptions, sigmoid, softmax};
+use super::zero_shot::ZeroShotClassificationOptions;
 use crate::models;
 
 /// A picture to labels of the user's choice, best first.
@@ -83,7 +83,7 @@ impl Pipeline for ZeroShotImageClassificationPipeline {
     type Input = ImageSource;
     type Unit = Processed;
     type Scores = Vec<f32>;
-    type Output = Vec<Label>;
+    type Output = Vec<ScoredLabel>;
 
     fn preprocess(&self, source: &ImageSource) -> Result<Vec<Processed>> {
         Ok(vec![self.parts.pictures.process(source)?])
@@ -101,9 +101,10 @@ impl Pipeline for ZeroShotImageClassificationPipeline {
         })
     }
 
-    fn postprocess(&self, _: &ImageSource, units: Vec<(Processed, Vec<f32>)>) -> Result<Vec<Label>> {
+    fn postprocess(&self, _: &ImageSource, units: Vec<(Processed, Vec<f32>)>) -> Result<Vec<ScoredLabel>> {
         let logits = units.into_iter().next().map(|(_, logits)| logits).unwrap_or_default();
-        let scores = if self.parts.model.is_pairwise() { sigmoid(&logits) } else { softmax(&logits) };
-        Ok(self.options.rank(scores))
+        let pairwise = self.parts.model.is_pairwise();
+        let function = if pairwise { FunctionToApply::Sigmoid } else { FunctionToApply::Softmax };
+        Ok(self.options.rank(function.scores(logits)))
     }
 }

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{Pipeline, softmax};
 use tx_core::registry::Auto;
 use tx_core::task::{MaskedLm, Record};
 use tx_core::tokenizer::{EncodeOptions, Encoding, Text, Tokenizer};
 
 use super::TokenizedModel;
-use super::tokenized::softmax;
 
 /// The arguments of the pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -41,14 +41,13 @@ pub use question_answering::{
 pub use sentence_embedding::{SentenceEmbeddingOptions, SentenceEmbeddingPipeline};
 pub use sentence_modules::{Pooling, PoolingMode, SentenceModules};
 pub use sentence_similarity::{SentenceSimilarityInput, SentenceSimilarityPipeline, cosine_similarity};
-pub use text_classification::{
-    FunctionToApply, Label, TextClassification, TextClassificationOptions, TextClassificationPipeline, TopK,
-};
+pub use text_classification::{TextClassification, TextClassificationOptions, TextClassificationPipeline, TopK};
 pub use token_classification::{
     AggregationStrategy, EntityGroup, TokenClassification, TokenClassificationInput, TokenClassificationOptions,
     TokenClassificationPipeline, TokenEntity,
 };
 pub use tokenized::TokenizedModel;
+pub use tx_core::pipeline::{FunctionToApply, Label, TaskEntry};
 pub use zero_shot_classification::{
     ZeroShotClassification, ZeroShotClassificationOptions, ZeroShotClassificationPipeline,
 };
@@ -74,69 +73,35 @@ pub enum TextTask {
     ZeroShotClassification,
 }
 
-/// A task's names and a model for it.
-#[derive(Debug, Clone, Copy)]
-pub struct TaskEntry {
-    /// The task.
-    pub task: TextTask,
-    /// HF's name.
-    pub name: &'static str,
-    /// HF's other name.
-    pub alias: Option<&'static str>,
-    /// A model on the Hub that does it.
-    pub example: &'static str,
-}
-
 /// Every task, sorted by name. The examples are HF's default models where their architecture is one of ours.
-pub static TASKS: &[TaskEntry] = &[
-    TaskEntry {
-        task: TextTask::FeatureExtraction,
-        name: "feature-extraction",
-        alias: None,
-        example: "distilbert/distilbert-base-cased",
-    },
-    TaskEntry { task: TextTask::FillMask, name: "fill-mask", alias: None, example: "distilbert/distilroberta-base" },
-    TaskEntry {
-        task: TextTask::QuestionAnswering,
-        name: "question-answering",
-        alias: None,
-        example: "distilbert/distilbert-base-cased-distilled-squad",
-    },
-    TaskEntry {
-        task: TextTask::SentenceSimilarity,
-        name: "sentence-similarity",
-        alias: None,
-        example: "sentence-transformers/all-MiniLM-L6-v2",
-    },
-    TaskEntry {
-        task: TextTask::TextClassification,
-        name: "text-classification",
-        alias: Some("sentiment-analysis"),
-        example: "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
-    },
-    TaskEntry {
-        task: TextTask::TextGeneration,
-        name: "text-generation",
-        alias: None,
-        example: "HuggingFaceTB/SmolLM2-135M",
-    },
-    TaskEntry {
-        task: TextTask::TokenClassification,
-        name: "token-classification",
-        alias: Some("ner"),
-        example: "dbmdz/bert-large-cased-finetuned-conll03-english",
-    },
-    TaskEntry {
-        task: TextTask::ZeroShotClassification,
-        name: "zero-shot-classification",
-        alias: None,
-        example: "cross-encoder/nli-deberta-v3-base",
-    },
+pub static TASKS: &[TaskEntry<TextTask>] = &[
+    TaskEntry::new(TextTask::FeatureExtraction, "feature-extraction", "distilbert/distilbert-base-cased"),
+    TaskEntry::new(TextTask::FillMask, "fill-mask", "distilbert/distilroberta-base"),
+    TaskEntry::new(
+        TextTask::QuestionAnswering,
+        "question-answering",
+        "distilbert/distilbert-base-cased-distilled-squad",
+    ),
+    TaskEntry::new(TextTask::SentenceSimilarity, "sentence-similarity", "sentence-transformers/all-MiniLM-L6-v2"),
+    TaskEntry::new(
+        TextTask::TextClassification,
+        "text-classification",
+        "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    )
+    .with_alias("sentiment-analysis"),
+    TaskEntry::new(TextTask::TextGeneration, "text-generation", "HuggingFaceTB/SmolLM2-135M"),
+    TaskEntry::new(
+        TextTask::TokenClassification,
+        "token-classification",
+        "dbmdz/bert-large-cased-finetuned-conll03-english",
+    )
+    .with_alias("ner"),
+    TaskEntry::new(TextTask::ZeroShotClassification, "zero-shot-classification", "cross-encoder/nli-deberta-v3-base"),
 ];
 
 impl TextTask {
     /// The task's line of the table.
-    pub fn entry(self) -> &'static TaskEntry {
+    pub fn entry(self) -> &'static TaskEntry<Self> {
         // Every task is in the table, as a test makes sure.
         TASKS.iter().find(|entry| entry.task == self).unwrap_or(&TASKS[0])
     }
@@ -146,9 +111,7 @@ impl FromStr for TextTask {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = TASKS.iter().find(|entry| entry.name == name || entry.alias == Some(name));
-        let known = || TASKS.iter().flat_map(|entry| std::iter::once(entry.name).chain(entry.alias));
-        found.map(|entry| entry.task).ok_or_else(|| Error::unknown("task", name, known()))
+        TaskEntry::find(TASKS, name)
     }
 }
 

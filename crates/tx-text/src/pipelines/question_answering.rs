@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{Pipeline, softmax};
 use tx_core::registry::Auto;
 use tx_core::task::{QuestionAnswerer, QuestionAnsweringOutput, Record};
 use tx_core::tokenizer::{EncodeOptions, Encoding, Side, Text, Tokenizer, Truncation};
 
 use super::TokenizedModel;
-use super::tokenized::{slice_chars, softmax};
+use super::tokenized::slice_chars;
 
 /// The score of a token that cannot be part of the answer.
 const EXCLUDED: f32 = -10_000.0;

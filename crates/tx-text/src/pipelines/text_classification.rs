@@ -8,13 +8,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tx_core::config::ProblemType;
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{FunctionToApply, Label, Pipeline};
 use tx_core::registry::Auto;
 use tx_core::task::{Record, SequenceClassifier};
 use tx_core::tokenizer::{Encoding, Text, Tokenizer};
 
 use super::TokenizedModel;
-use super::tokenized::{argmax, sigmoid, softmax};
+use super::tokenized::argmax;
 
 /// The arguments of the pipeline.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,39 +53,6 @@ impl FromStr for TopK {
                 .map_err(|_| Error::input("top_k", format_args!("`{s}`"), "a number or `all`")),
         }
     }
-}
-
-/// What turns logits into scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FunctionToApply {
-    /// Each label by itself.
-    Sigmoid,
-    /// The labels exclude each other.
-    Softmax,
-    /// The logits as they are.
-    None,
-}
-
-impl FromStr for FunctionToApply {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        Ok(match s {
-            "sigmoid" => Self::Sigmoid,
-            "softmax" => Self::Softmax,
-            "none" => Self::None,
-            _ => return Err(Error::input("function_to_apply", format_args!("`{s}`"), "sigmoid, softmax or none")),
-        })
-    }
-}
-
-/// A label with its score.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Label {
-    /// The label.
-    pub label: String,
-    /// Its score.
-    pub score: f32,
 }
 
 /// The labels of a text.
@@ -165,11 +132,7 @@ impl Pipeline for TextClassificationPipeline {
     fn postprocess(&self, _: &Text, units: Vec<(Encoding, Vec<f32>)>) -> Result<TextClassification> {
         let logits = units.into_iter().next().map(|(_, logits)| logits).unwrap_or_default();
         self.model.check_labels(&self.labels, logits.len())?;
-        let scores = match self.options.function_to_apply.unwrap_or(self.function) {
-            FunctionToApply::Sigmoid => logits.into_iter().map(sigmoid).collect(),
-            FunctionToApply::Softmax => softmax(&logits),
-            FunctionToApply::None => logits,
-        };
+        let scores = self.options.function_to_apply.unwrap_or(self.function).scores(logits);
         let best = argmax(&scores);
         let mut labels: Vec<Label> =
             self.labels.iter().zip(scores).map(|(label, score)| Label { label: label.clone(), score }).collect();

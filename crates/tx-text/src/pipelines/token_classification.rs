@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{Pipeline, softmax};
 use tx_core::registry::Auto;
 use tx_core::task::{Record, TokenClassifier};
 use tx_core::tokenizer::{EncodeOptions, Encoding, Sequence, Text, Tokenizer, Truncation};
 
 use super::TokenizedModel;
-use super::tokenized::{argmax, slice_chars, softmax};
+use super::tokenized::{argmax, slice_chars};
 use super::words::Joining;
 
 /// The arguments of the pipeline.

@@ -170,19 +170,6 @@ impl<T: ?Sized + Task<Limits = TextLimits>> TokenizedModel<T> {
     }
 }
 
-/// `eˣ / Σ eˣ`, with the largest element taken off first.
-pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exp: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
-    let sum = exp.iter().map(|&x| f64::from(x)).sum::<f64>() as f32;
-    exp.into_iter().map(|x| x / sum).collect()
-}
-
-/// `1 / (1 + e⁻ˣ)`.
-pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
 /// The index of the largest element, the first of equal ones.
 pub(super) fn argmax(values: &[f32]) -> usize {
     let best = values.iter().enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best });
@@ -198,14 +185,6 @@ pub(super) fn slice_chars(text: &[char], start: usize, end: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn softmax_is_stable_and_sums_to_one() {
-        let scores = softmax(&[1000.0, 1001.0, f32::NEG_INFINITY]);
-        assert!((scores[0] - 0.268_941_43).abs() < 1e-6 && (scores[1] - 0.731_058_6).abs() < 1e-6 && scores[2] == 0.0);
-        assert_eq!(softmax(&[-3.0]), [1.0]);
-        assert_eq!((sigmoid(0.0), sigmoid(-200.0)), (0.5, 0.0));
-    }
 
     #[test]
     fn argmax_takes_the_first_of_equal_ones() {

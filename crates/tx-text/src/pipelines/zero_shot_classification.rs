@@ -9,13 +9,12 @@ use serde::Serialize;
 use serde_json::Value;
 use tx_core::config::Config;
 use tx_core::error::{Error, Result};
-use tx_core::pipeline::Pipeline;
+use tx_core::pipeline::{Pipeline, softmax};
 use tx_core::registry::Auto;
 use tx_core::task::{Record, SequenceClassifier};
 use tx_core::tokenizer::{EncodeOptions, Encoding, Text, Tokenizer, Truncation};
 
 use super::TokenizedModel;
-use super::tokenized::softmax;
 
 /// The arguments of the pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use tx_core::config::{Check, ModelConfig};
 use tx_core::nn::{Activation, LayerNorm, Linear, constant};
 use tx_core::task::{
     ImageClassifier, ImageClassifierOutput, ImageInputs, ImageLimits, MaskedImageModel, MaskedImageOutput, Record,
-    VisionModel, VisionModelOutput,
+    VisionModel, VisionModelOutput, most_places,
 };
 use tx_core::weights::load::{Parts, Pretrained, Rename};
 
@@ -115,7 +115,11 @@ impl ModelConfig for BeitConfig {
     }
 
     fn limits(&self) -> ImageLimits {
-        ImageLimits { channels: self.num_channels, patch_size: self.patch_size }
+        let limits = ImageLimits::new(self.num_channels, self.patch_size).with_patches(ImageLimits::MAX_PATCHES);
+        if self.use_relative_position_bias || self.use_shared_relative_position_bias {
+            return limits.with_patches(most_places(self.num_attention_heads));
+        }
+        limits
     }
 }
 

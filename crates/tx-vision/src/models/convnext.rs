@@ -82,7 +82,7 @@ impl ModelConfig for ConvNextConfig {
     fn limits(&self) -> ImageLimits {
         // A patch of the last stage.
         let patch_size = self.patch_size.map(|side| side.saturating_mul(1 << (self.num_stages - 1)));
-        ImageLimits { channels: self.num_channels, patch_size }
+        ImageLimits::new(self.num_channels, patch_size)
     }
 }
 

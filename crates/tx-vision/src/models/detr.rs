@@ -116,7 +116,7 @@ impl ModelConfig for DetrConfig {
 
     fn limits(&self) -> ImageLimits {
         // Padding keeps one pixel of the smallest map.
-        ImageLimits { channels: self.backbone().num_channels(), patch_size: [1, 1] }
+        ImageLimits::new(self.backbone().num_channels(), [1, 1])
     }
 }
 

@@ -81,7 +81,7 @@ impl ModelConfig for Dinov2Config {
     }
 
     fn limits(&self) -> ImageLimits {
-        ImageLimits { channels: self.num_channels, patch_size: self.patch_size }
+        ImageLimits::new(self.num_channels, self.patch_size).with_patches(ImageLimits::MAX_PATCHES)
     }
 }
 

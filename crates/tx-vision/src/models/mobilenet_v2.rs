@@ -93,7 +93,7 @@ impl ModelConfig for MobileNetV2Config {
 
     fn limits(&self) -> ImageLimits {
         // Padding keeps one pixel of the smallest map.
-        ImageLimits { channels: self.num_channels, patch_size: [1, 1] }
+        ImageLimits::new(self.num_channels, [1, 1])
     }
 }
 

@@ -105,7 +105,7 @@ impl ModelConfig for ResNetConfig {
 
     fn limits(&self) -> ImageLimits {
         // Padding keeps one pixel of the smallest map.
-        ImageLimits { channels: self.num_channels, patch_size: [1, 1] }
+        ImageLimits::new(self.num_channels, [1, 1])
     }
 }
 

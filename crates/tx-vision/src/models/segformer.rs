@@ -107,7 +107,7 @@ impl ModelConfig for SegformerConfig {
 
     fn limits(&self) -> ImageLimits {
         let side = self.least_side();
-        ImageLimits { channels: self.num_channels, patch_size: [side, side] }
+        ImageLimits::new(self.num_channels, [side, side])
     }
 }
 

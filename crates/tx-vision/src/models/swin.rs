@@ -107,7 +107,7 @@ impl ModelConfig for SwinConfig {
     }
 
     fn limits(&self) -> ImageLimits {
-        ImageLimits { channels: self.num_channels, patch_size: self.patch_size }
+        ImageLimits::new(self.num_channels, self.patch_size)
     }
 }
 

@@ -27,7 +27,9 @@ use std::str::FromStr;
 
 use tx_core::error::{Error, Result};
 
-pub use image_classification::{FunctionToApply, ImageClassificationOptions, ImageClassificationPipeline, Label};
+pub use tx_core::pipeline::{FunctionToApply, Label, TaskEntry};
+
+pub use image_classification::{ImageClassificationOptions, ImageClassificationPipeline};
 pub use image_feature_extraction::{ImageFeatureExtractionOptions, ImageFeatureExtractionPipeline, ImageFeatures};
 pub use image_segmentation::{
     ImageSegmentationOptions, ImageSegmentationPipeline, PictureScores, Segment, SegmentationModel, Subtask,
@@ -49,40 +51,17 @@ pub enum VisionTask {
     ObjectDetection,
 }
 
-/// A task's name and a model for it.
-#[derive(Debug, Clone, Copy)]
-pub struct TaskEntry {
-    /// The task.
-    pub task: VisionTask,
-    /// HF's name.
-    pub name: &'static str,
-    /// A model on the Hub that does it.
-    pub example: &'static str,
-}
-
 /// Every task, sorted by name. The examples are HF's default models.
-pub static TASKS: &[TaskEntry] = &[
-    TaskEntry {
-        task: VisionTask::ImageClassification,
-        name: "image-classification",
-        example: "google/vit-base-patch16-224",
-    },
-    TaskEntry {
-        task: VisionTask::ImageFeatureExtraction,
-        name: "image-feature-extraction",
-        example: "google/vit-base-patch16-224",
-    },
-    TaskEntry {
-        task: VisionTask::ImageSegmentation,
-        name: "image-segmentation",
-        example: "facebook/detr-resnet-50-panoptic",
-    },
-    TaskEntry { task: VisionTask::ObjectDetection, name: "object-detection", example: "facebook/detr-resnet-50" },
+pub static TASKS: &[TaskEntry<VisionTask>] = &[
+    TaskEntry::new(VisionTask::ImageClassification, "image-classification", "google/vit-base-patch16-224"),
+    TaskEntry::new(VisionTask::ImageFeatureExtraction, "image-feature-extraction", "google/vit-base-patch16-224"),
+    TaskEntry::new(VisionTask::ImageSegmentation, "image-segmentation", "facebook/detr-resnet-50-panoptic"),
+    TaskEntry::new(VisionTask::ObjectDetection, "object-detection", "facebook/detr-resnet-50"),
 ];
 
 impl VisionTask {
     /// The task's line of the table.
-    pub fn entry(self) -> &'static TaskEntry {
+    pub fn entry(self) -> &'static TaskEntry<Self> {
         // Every task is in the table, as a test makes sure.
         TASKS.iter().find(|entry| entry.task == self).unwrap_or(&TASKS[0])
     }
@@ -92,8 +71,7 @@ impl FromStr for VisionTask {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = TASKS.iter().find(|entry| entry.name == name);
-        found.map(|entry| entry.task).ok_or_else(|| Error::unknown("task", name, TASKS.iter().map(|entry| entry.name)))
+        TaskEntry::find(TASKS, name)
     }
 }
 

@@ -84,7 +84,7 @@ impl From<task::Limits> for Limits {
             vocab_size: limits.text.map(|text| text.vocab_size),
             max_length: limits.text.and_then(|text| text.max_length),
             type_vocab_size: limits.text.map(|text| text.type_vocab_size),
-            image: limits.image.map(|ImageLimits { channels, patch_size }| (channels, patch_size)),
+            image: limits.image.map(|ImageLimits { channels, patch_size, .. }| (channels, patch_size)),
             audio: limits.audio.map(|audio| audio.name),
         }
     }

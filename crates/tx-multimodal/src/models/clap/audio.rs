@@ -28,8 +28,6 @@ pub(super) struct AudioEncoder {
     /// Rows and columns of the patches.
     #[module(skip)]
     map: [usize; 2],
-    #[module(skip)]
-    enable_fusion: bool,
 }
 
 impl AudioEncoder {
@@ -42,7 +40,6 @@ impl AudioEncoder {
             spec_size: config.spec_size,
             ratio: config.ratio(),
             map: config.map(0),
-            enable_fusion: config.enable_fusion,
         }
     }
 
@@ -51,10 +48,8 @@ impl AudioEncoder {
     /// # Shapes
     /// - output: `[batch, channels, bands, time]`, `[batch, channels]`
     pub(super) fn forward(&self, inputs: &SpectrogramInputs, record: &mut Record) -> (Tensor<4>, Tensor<2>) {
-        let x = inputs.input_features.clone();
-        // Without fusion there is one view, the whole sound.
-        let x = if self.enable_fusion { x } else { x.narrow(1, 0, 1) };
-        let mut x = self.patch_embed.forward(self.fold(self.normalize(x)), inputs.is_longer.as_ref());
+        let x = self.fold(self.normalize(inputs.input_features.clone()));
+        let mut x = self.patch_embed.forward(x, inputs.is_longer.as_ref());
         let mut map = self.map;
         record.hidden_state(&to_map(x.clone(), map));
         for stage in &self.layers {

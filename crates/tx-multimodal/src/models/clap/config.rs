@@ -20,6 +20,8 @@ const MAX_FRAMES: usize = 8192;
 const MAX_STAGES: usize = 16;
 /// Scores grow with the fourth power of a window's side; this is four times the published one.
 const MAX_WINDOW: usize = 32;
+/// Parts of a longer sound that are mixed in: from its front, its middle and its back.
+const PARTS: usize = 3;
 
 /// The keys of both towers, and of what joins them.
 #[derive(Debug, Clone, Deserialize)]
@@ -282,7 +284,8 @@ impl ClapAudioConfig {
     }
 
     fn tower_limits(&self) -> AudioLimits {
-        let layout = AudioLayout::Views { mel: self.num_mel_bins, frames: self.frames() };
+        let parts = if self.enable_fusion { PARTS } else { 0 };
+        let layout = AudioLayout::Views { parts, mel: self.num_mel_bins, frames: self.frames() };
         AudioLimits { name: "input_features", layout }
     }
 

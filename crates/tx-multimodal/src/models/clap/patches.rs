@@ -50,10 +50,11 @@ impl PatchEmbed {
         let [batch, views, _, _] = x.dims();
         let whole = x.clone().narrow(1, 0, 1);
         let y = match (&self.fusion_model, &self.mel_conv2d, is_longer) {
-            (Some(fusion), Some(conv), Some(is_longer)) if views > 1 => {
+            (Some(fusion), Some(conv), Some(is_longer)) => {
                 let y = self.proj.forward(whole);
                 let shape = y.dims();
-                let parts = parts(conv, x.narrow(1, 1, views - 1), shape[3]);
+                // A longer sound without parts is mixed with silence, as in the reference.
+                let parts = if views > 1 { parts(conv, x.narrow(1, 1, views - 1), shape[3]) } else { y.zeros_like() };
                 let fused = fusion.forward(y.clone(), parts);
                 let longer = is_longer.clone().bool().reshape([batch, 1, 1, 1]).expand(shape);
                 sequence(y.mask_where(longer, fused))

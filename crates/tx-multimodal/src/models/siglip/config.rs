@@ -186,7 +186,7 @@ impl SiglipVisionConfig {
     }
 
     fn tower_limits(&self) -> ImageLimits {
-        ImageLimits { channels: self.num_channels, patch_size: [self.patch_size; 2] }
+        ImageLimits::new(self.num_channels, [self.patch_size; 2]).with_patches(ImageLimits::MAX_PATCHES)
     }
 
     fn check(&self, check: &PartCheck<'_>) -> Result<()> {

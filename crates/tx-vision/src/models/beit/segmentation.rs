@@ -46,7 +46,7 @@ impl ModelConfig for BeitSegmentationConfig {
 
     fn limits(&self) -> ImageLimits {
         // The decoder halves the map of the patches.
-        ImageLimits { channels: self.0.num_channels, patch_size: self.0.patch_size.map(|side| 2 * side) }
+        ImageLimits { patch_size: self.0.patch_size.map(|side| 2 * side), ..self.0.limits() }
     }
 }
 

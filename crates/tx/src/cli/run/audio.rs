@@ -1,6 +1,5 @@
 //! Tasks on sounds.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,11 +10,10 @@ use tx_audio::pipelines::*;
 use tx_core::config::Config;
 use tx_core::error::{Error, Result};
 use tx_core::pipeline::Pipeline;
-use tx_core::progress::Progress;
 use tx_core::registry::from_folder;
 use tx_core::weights::save::write_atomically;
 use tx_generate::Overrides;
-use tx_text::pipelines::{FunctionToApply as OfTexts, TopK};
+use tx_text::pipelines::TopK;
 
 use super::files::{Files, SOUNDS};
 use super::table::{bar, printable, score};
@@ -120,11 +118,7 @@ impl Command<'_> {
                 Some(TopK::First(count)) => Some(count),
                 Some(TopK::All | TopK::Best) => None,
             },
-            function_to_apply: self.args.function_to_apply.map(|function| match function {
-                OfTexts::Sigmoid => FunctionToApply::Sigmoid,
-                OfTexts::Softmax => FunctionToApply::Softmax,
-                OfTexts::None => FunctionToApply::None,
-            }),
+            function_to_apply: self.args.function_to_apply,
         };
         let folder = self.common.folder(self.model)?;
         let table = tx::table(&[models::AUDIO_CLASSIFICATION], &folder)?;
@@ -170,6 +164,7 @@ impl Command<'_> {
             return_timestamps: args.return_timestamps.or(subtitles.then_some(parts)),
             return_language: args.return_language,
             generate: self.args.whisper_options(),
+            progress: !files.list,
         };
         let load = self.common.load_options()?;
         let pipeline = AutomaticSpeechRecognitionPipeline::from_folder(&folder, &load, options)?;
@@ -180,7 +175,6 @@ impl Command<'_> {
             }
             None => Ok(()),
         };
-        let pipeline = Watched { pipeline, shown: !files.list, bar: RefCell::default() };
         let (times, languages) = (args.return_timestamps.is_some(), args.return_language);
         // What is said in a single sound is a text, not a table.
         if !files.list && !self.common.json && !times && !languages {
@@ -201,45 +195,6 @@ impl Command<'_> {
             }
             write(file, transcription)
         })
-    }
-}
-
-/// A pipeline that shows how many pieces of a single sound are heard.
-struct Watched {
-    pipeline: AutomaticSpeechRecognitionPipeline,
-    shown: bool,
-    bar: RefCell<Option<Progress>>,
-}
-
-impl Pipeline for Watched {
-    type Input = Sound;
-    type Unit = Piece;
-    type Scores = Heard;
-    type Output = Transcription;
-
-    fn preprocess(&self, sound: &Sound) -> Result<Vec<Piece>> {
-        let pieces = self.pipeline.preprocess(sound)?;
-        let bar = Progress::items("pieces", pieces.len() as u64, self.shown && pieces.len() > 1);
-        self.bar.replace(Some(bar));
-        Ok(pieces)
-    }
-
-    fn length(&self, piece: &Piece) -> usize {
-        self.pipeline.length(piece)
-    }
-
-    fn forward(&self, pieces: &[&Piece]) -> Result<Vec<Heard>> {
-        let heard = self.pipeline.forward(pieces)?;
-        if let Some(bar) = &*self.bar.borrow() {
-            bar.advance(pieces.len() as u64);
-        }
-        Ok(heard)
-    }
-
-    fn postprocess(&self, sound: &Sound, pieces: Vec<(Piece, Heard)>) -> Result<Transcription> {
-        // The bar vanishes.
-        self.bar.take();
-        self.pipeline.postprocess(sound, pieces)
     }
 }
 

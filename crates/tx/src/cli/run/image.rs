@@ -8,7 +8,7 @@ use tx_core::error::{Error, Result};
 use tx_core::registry::{Entry, Task, from_folder};
 use tx_core::task::ImageLimits;
 use tx_multimodal::models as multimodal;
-use tx_text::pipelines::{FunctionToApply as OfTexts, TopK};
+use tx_text::pipelines::TopK;
 use tx_vision::draw::{draw_objects, draw_segments};
 use tx_vision::image::Image;
 use tx_vision::models;
@@ -77,11 +77,7 @@ impl Command<'_> {
                 Some(TopK::First(count)) => count,
                 Some(TopK::All | TopK::Best) => usize::MAX,
             },
-            function_to_apply: self.args.function_to_apply.map(|function| match function {
-                OfTexts::Sigmoid => FunctionToApply::Sigmoid,
-                OfTexts::Softmax => FunctionToApply::Softmax,
-                OfTexts::None => FunctionToApply::None,
-            }),
+            function_to_apply: self.args.function_to_apply,
         };
         let model = self.processed(&[models::IMAGE_CLASSIFICATION, multimodal::IMAGE_CLASSIFICATION])?;
         let pipeline = ImageClassificationPipeline::new(model, options)?;

@@ -45,7 +45,7 @@ impl Command<'_> {
         }
     }
 
-    fn ranked<P: Pipeline<Output = Vec<Label>>>(&self, pipeline: &P, files: &Files) -> Result<()>
+    fn ranked<P: Pipeline<Output = Vec<ScoredLabel>>>(&self, pipeline: &P, files: &Files) -> Result<()>
     where
         PathBuf: Into<P::Input>,
     {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use tx::built_in;
 use tx_audio::pipelines::AudioTask;
 use tx_core::error::{Error, Result};
+use tx_core::pipeline::TaskEntry;
 use tx_multimodal::pipelines::MultimodalTask;
 use tx_text::pipelines::TextTask;
 use tx_vision::pipelines::VisionTask;
@@ -35,26 +36,20 @@ pub enum Kind {
 
 /// Every task.
 pub fn tasks() -> Vec<RunTask> {
-    let text = tx_text::pipelines::TASKS.iter().map(|entry| {
-        let kind = Kind::Text(entry.task);
-        RunTask { name: entry.name, alias: entry.alias, example: entry.example, built_in: built_in(kind), kind }
-    });
-    // They have the same fields, and are of different crates.
-    macro_rules! of {
-        ($tasks:path, $kind:path) => {
-            $tasks.iter().map(|entry| RunTask {
-                name: entry.name,
-                alias: None,
-                example: entry.example,
-                built_in: built_in($kind(entry.task)),
-                kind: $kind(entry.task),
-            })
-        };
-    }
-    text.chain(of!(tx_vision::pipelines::TASKS, Kind::Vision))
-        .chain(of!(tx_audio::pipelines::TASKS, Kind::Audio))
-        .chain(of!(tx_multimodal::pipelines::TASKS, Kind::Multimodal))
-        .collect()
+    let mut tasks = of(tx_text::pipelines::TASKS, Kind::Text);
+    tasks.extend(of(tx_vision::pipelines::TASKS, Kind::Vision));
+    tasks.extend(of(tx_audio::pipelines::TASKS, Kind::Audio));
+    tasks.extend(of(tx_multimodal::pipelines::TASKS, Kind::Multimodal));
+    tasks
+}
+
+/// The tasks of one modality.
+fn of<T: Copy>(tasks: &[TaskEntry<T>], kind: fn(T) -> Kind) -> Vec<RunTask> {
+    let task = |&TaskEntry { task, name, alias, example }: &TaskEntry<T>| {
+        let kind = kind(task);
+        RunTask { name, alias, example, built_in: built_in(kind), kind }
+    };
+    tasks.iter().map(task).collect()
 }
 
 /// The model that ships with tx for a task.
