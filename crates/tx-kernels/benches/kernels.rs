@@ -117,6 +117,21 @@ fn product(bencher: Bencher, rows: usize, steps: usize, columns: usize, stored: 
         .bench_local(|| tx_kernels::linear(x.clone(), w.clone(), Some(b.clone()), Some(Pointwise::Gelu)));
 }
 
+/// A leaf of autodiff's graph.
+fn tracked<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    random(shape).autodiff().require_grad()
+}
+
+/// The gradients of input, weight and bias of the products of BERT-base in training: `(rows, steps, columns)`.
+#[divan::bench(args = [(1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768)])]
+fn linear_backward(bencher: Bencher, (rows, steps, columns): (usize, usize, usize)) {
+    let (x, w, b) = (tracked([rows, steps]), tracked([columns, steps]), tracked([columns]));
+    bencher
+        .counter(ItemsCount::new(4 * rows * steps * columns))
+        .with_inputs(|| tx_kernels::linear(x.clone(), w.clone(), Some(b.clone()), None).sum())
+        .bench_local_values(|loss| loss.backward());
+}
+
 /// Products of MiniLM: `(rows, steps, columns)`.
 #[divan::bench(args = [(256, 384, 384), (1024, 384, 384), (1024, 384, 1536), (1024, 1536, 384)])]
 fn linear_minilm(bencher: Bencher, (rows, steps, columns): (usize, usize, usize)) {
@@ -163,6 +178,17 @@ fn attention(bencher: Bencher, (batch, seq): (usize, usize)) {
         .bench_local(|| tx_kernels::attention(q.clone(), k.clone(), v.clone(), AttentionOptions::new(&mask)));
 }
 
+/// The gradients of queries, keys and values; the weights are computed again.
+#[divan::bench(args = [(8, 128), (1, 512), (1, 2048)])]
+fn attention_backward(bencher: Bencher, (batch, seq): (usize, usize)) {
+    let heads = || tracked([batch, seq, 12, 64]);
+    let (q, k, v, mask) = (heads(), heads(), heads(), Mask::default());
+    bencher
+        .counter(ItemsCount::new(10 * batch * seq * seq * 12 * 64))
+        .with_inputs(|| tx_kernels::attention(q.clone(), k.clone(), v.clone(), AttentionOptions::new(&mask)).sum())
+        .bench_local_values(|loss| loss.backward());
+}
+
 /// One new token of a LLaMA of 1 billion parameters after others, whose keys and values are floats or bytes.
 #[divan::bench(args = [(KvPrecision::Float, 512), (KvPrecision::Int8, 512), (KvPrecision::Float, 4096), (KvPrecision::Int8, 4096)])]
 fn attention_cached(bencher: Bencher, (precision, keys): (KvPrecision, usize)) {
@@ -174,6 +200,17 @@ fn attention_cached(bencher: Bencher, (precision, keys): (KvPrecision, usize)) {
     bencher
         .counter(ItemsCount::new(4 * keys * 32 * 64))
         .bench_local(|| tx_kernels::attention(q.clone(), k.clone(), v.clone(), AttentionOptions::new(&mask)));
+}
+
+/// The gradient of the logits of a batch of BERT's vocabulary.
+#[divan::bench]
+fn cross_entropy_backward(bencher: Bencher) {
+    let logits = random([256, 30522]);
+    let targets: Vec<i64> = (0..256).map(|i| i * 7919 % 30522).collect();
+    bencher
+        .counter(BytesCount::new(2 * 4 * 256 * 30522usize))
+        .with_inputs(|| tx_kernels::cross_entropy((logits.clone() + 0.0).autodiff().require_grad(), &targets, 0.0).0)
+        .bench_local_values(|loss| loss.backward());
 }
 
 /// A tensor as large as the intermediate one of BERT-base at 512 tokens.

@@ -93,6 +93,9 @@ impl WithSimd for Part<'_> {
     }
 }
 
+/// Writes some elements of the line of a lane that has a query.
+type Lines<'a> = dyn Fn(usize, Range<usize>, &mut [f32]) + 'a;
+
 /// What a block adds.
 struct Gradients<'a> {
     of: &'a Backward<'a>,
@@ -147,14 +150,6 @@ impl Gradients<'_> {
         }
         backward::lane_normalise(p, &total.0[..width]);
 
-        if let Some(out) = self.of.of_v {
-            let line = |step: usize, column: Range<usize>, to: &mut [f32]| {
-                let (head, query) = lanes[step];
-                to.copy_from_slice(&self.of.gradient.row(batch, query, head, of.value_dim)[column]);
-            };
-            self.add_to_keys::<S>(p, keys.start, of.value_dim, line, out);
-        }
-
         let mut ds = Scratch::<f32>::take((count + MAX_COLUMNS) * width);
         let columns = Broadcast { start: v, column: v_step, step: 1 };
         // SAFETY: as above, with values for keys.
@@ -193,27 +188,29 @@ impl Gradients<'_> {
                 block.unpack(&sums, lanes, of.dim, out);
             }
         }
-        if let Some(out) = self.of.of_k {
-            let line = |step: usize, column: Range<usize>, to: &mut [f32]| {
-                let (head, query) = lanes[step];
-                let q = &of.q.row(batch, query, head, of.dim)[column];
-                to.iter_mut().zip(q).for_each(|(to, q)| *to = of.scale * q);
-            };
-            self.add_to_keys::<S>(ds, keys.start, of.dim, line, out);
+        let of_gradient = |lane: usize, column: Range<usize>, to: &mut [f32]| {
+            let (head, query) = lanes[lane];
+            to.copy_from_slice(&self.of.gradient.row(batch, query, head, of.value_dim)[column]);
+        };
+        let of_q = |lane: usize, column: Range<usize>, to: &mut [f32]| {
+            let (head, query) = lanes[lane];
+            let q = &of.q.row(batch, query, head, of.dim)[column];
+            to.iter_mut().zip(q).for_each(|(to, q)| *to = of.scale * q);
+        };
+        // One call for both: it is compiled into this function as a whole.
+        let sums: [(Option<Out>, &[f32], usize, &Lines<'_>); 2] =
+            [(self.of.of_v, p, of.value_dim, &of_gradient), (self.of.of_k, ds, of.dim, &of_q)];
+        for (out, x, dim, lines) in sums {
+            if let Some(out) = out {
+                self.add_to_keys::<S>(x, keys.start, dim, lines, out);
+            }
         }
     }
 
     /// Adds `x · lines` of `[keys][width]` and `[width][dim]` to rows of `[parts, batch, keys, groups, dim]` from the key
-    /// `first` on. `line` writes some elements of a line, of which there are as many as the panel has rows.
+    /// `first` on.
     #[inline(always)]
-    fn add_to_keys<S: Simd>(
-        &self,
-        x: &[f32],
-        first: usize,
-        dim: usize,
-        line: impl Fn(usize, Range<usize>, &mut [f32]),
-        out: Out,
-    ) {
+    fn add_to_keys<S: Simd>(&self, x: &[f32], first: usize, dim: usize, lines: &Lines<'_>, out: Out) {
         let Block { of, panel, batch, group } = self.block;
         let key = (self.part * of.batch + batch) * of.keys + first;
         for column in (0..dim).step_by(PANEL) {
@@ -223,7 +220,7 @@ impl Gradients<'_> {
                 for (step, to) in range.zip(packed.chunks_exact_mut(width)) {
                     let (values, rest) = to.split_at_mut(if step < panel.rows { count } else { 0 });
                     if step < panel.rows {
-                        line(step, column..column + count, values);
+                        lines(step, column..column + count, values);
                     }
                     rest.fill(0.0);
                 }

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use self::attention::Backward;
 use super::optim::values;
 use super::product::{Factor, Out, Weight, parallel};
-use super::{CHUNK, Held, HeldAttention, kv, slice};
+use super::{CHUNK, HeldAttention, kv, slice};
 use crate::{Pairs, Pointwise};
 
 /// The most parts that rows are summed up in.
