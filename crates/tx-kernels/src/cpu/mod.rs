@@ -13,6 +13,7 @@
 //! | `lanes.rs` | products with the columns of the result in the lanes |
 //! | `conv.rs` | convolutions |
 //! | `dots.rs` | the same for few rows |
+//! | `pairs.rs` | products with bf16 weights by AVX512-BF16 |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
 //! | `kv.rs` | the buffers of a cache |
@@ -26,6 +27,7 @@ mod conv;
 mod dots;
 pub mod kv;
 mod lanes;
+mod pairs;
 mod panels;
 pub mod product;
 pub mod quantized;
