@@ -54,6 +54,7 @@ mod rows;
 mod ssm;
 
 use std::cell::Cell;
+use std::thread::LocalKey;
 
 pub use activation::{Pointwise, gated, gelu, gelu_tanh, silu, softmax, swiglu};
 pub use attention::{AttentionOptions, Mask, attention, attention_weights};
@@ -72,23 +73,39 @@ pub use ssm::{SsdParameters, causal_conv1d, selective_scan, ssd_scan};
 
 thread_local! {
     static REFERENCE: Cell<bool> = const { Cell::new(false) };
+    static EXACT_PRODUCTS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `f` with every operation on its reference body, on this thread.
 ///
 /// For tests and for tracing a difference in numbers to a kernel; much slower on a CPU.
 pub fn with_reference<T>(f: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+    with(&REFERENCE, f)
+}
+
+/// Runs `f` with the rows of every product in f32, on this thread, where [`linear`] would round them to bf16.
+pub fn with_exact_products<T>(f: impl FnOnce() -> T) -> T {
+    with(&EXACT_PRODUCTS, f)
+}
+
+fn with<T>(flag: &'static LocalKey<Cell<bool>>, f: impl FnOnce() -> T) -> T {
+    struct Restore(&'static LocalKey<Cell<bool>>, bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            REFERENCE.set(self.0);
+            self.0.set(self.1);
         }
     }
-    let _restore = Restore(REFERENCE.replace(true));
+    let _restore = Restore(flag, flag.replace(true));
     f()
 }
 
 /// Whether [`with_reference`] is active on this thread.
 fn reference() -> bool {
     REFERENCE.get()
+}
+
+/// Whether [`with_exact_products`] is active on this thread.
+#[cfg(feature = "flex")]
+fn exact_products() -> bool {
+    EXACT_PRODUCTS.get()
 }

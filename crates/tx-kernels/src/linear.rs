@@ -12,7 +12,8 @@ use crate::quantize::dequantize;
 /// `act(x · Wᵀ + b)`, with the weight as it lies in a checkpoint.
 ///
 /// The weight may have another dtype than `x`: 16-bit weights under f32 activations, or a quantized one (see
-/// [`quantize_int8`](crate::quantize_int8)). The result has the dtype of `x`.
+/// [`quantize_int8`](crate::quantize_int8)). The result has the dtype of `x`. Processors that multiply bf16 (AVX512-BF16)
+/// round `x` to bf16 for bf16 weights, as PyTorch rounds all activations of such a model; the sums are f32.
 ///
 /// # Shapes
 /// - x: `[.., in]`

@@ -1,7 +1,7 @@
 //! Quantized weights: burn's quantized tensors, in the layout that the kernels of the CPU read.
 //!
 //! Values are symmetric integers; each block of a row has one f32 scale. On `Flex` both lie in panels, see
-//! `cpu/quantized.rs`, and the scales are followed by one more number for each row, the sum of its dequantized weights,
+//! `cpu/quantized.rs`, and what burn calls the scales is one number for each row: the sum of its dequantized weights,
 //! which the product with unsigned activations needs.
 
 use burn::tensor::{DType, Tensor};
@@ -68,7 +68,7 @@ mod flex {
     use half::{bf16, f16};
     use rayon::prelude::*;
 
-    use crate::cpu::quantized::{BLOCK, Bits, PANEL, Quantized, padded, quantize_panel};
+    use crate::cpu::quantized::{BLOCK, Bits, PANEL, Quantized, column_bytes, padded, quantize_panel};
     use crate::cpu::{Lines, rows};
 
     /// The most elements that share a scale.
@@ -91,29 +91,28 @@ mod flex {
     fn quantize(weight: Tensor<2>, bits: Bits, block: usize) -> Tensor<2> {
         let [out, steps] = weight.dims();
         let Some(held) = dense(&weight).filter(|_| can_quantize(&weight)) else { return weight };
-        let (padded, blocks, bytes) = (padded(out), steps / block, steps / bits.steps_per_word() * 4);
-        let mut values = Lines::new(padded * bytes);
-        let mut scales = vec![0f32; padded * (blocks + 1)];
-        let (of_blocks, sums) = scales.split_at_mut(padded * blocks);
-        let panels = values.as_mut().par_chunks_mut(PANEL * bytes).zip(of_blocks.par_chunks_mut(PANEL * blocks));
-        panels.zip(sums.par_chunks_mut(PANEL)).enumerate().for_each(|(index, ((values, scales), sums))| {
+        let bytes = column_bytes(bits, block, steps);
+        let mut sums = vec![0f32; padded(out)];
+        let mut panels = Lines::new(sums.len() * bytes);
+        let parts = panels.as_mut().par_chunks_mut(PANEL * bytes).zip(sums.par_chunks_mut(PANEL));
+        parts.enumerate().for_each(|(index, (panel, sums))| {
             let columns = index * PANEL..out.min((index + 1) * PANEL);
             let mut lines = vec![0f32; columns.len() * steps];
             widen(&held, columns.start * steps..columns.end * steps, &mut lines);
-            quantize_panel(&lines, bits, block, steps, values, scales, sums);
+            quantize_panel(&lines, bits, block, steps, panel, sums);
         });
         let value = if bits == Bits::Eight { QuantValue::Q8S } else { QuantValue::Q4S };
-        let values = Bytes::from_shared(bytes::Bytes::from_owner(values), AllocationProperty::Native);
-        wrap(values, [out, steps], value, block, scales)
+        let panels = Bytes::from_shared(bytes::Bytes::from_owner(panels), AllocationProperty::Native);
+        wrap(panels, [out, steps], value, block, sums)
     }
 
-    fn wrap(values: Bytes, shape: [usize; 2], value: QuantValue, block: usize, scales: Vec<f32>) -> Tensor<2> {
+    fn wrap(panels: Bytes, shape: [usize; 2], value: QuantValue, block: usize, sums: Vec<f32>) -> Tensor<2> {
         let scheme = QuantScheme::default()
             .with_value(value)
             .with_store(QuantStore::Native)
             .per_block([1, block.min(BLOCK) as u8], ScaleDtype::F32);
-        let values = FlexTensor::new(values, Layout::contiguous(Shape::from(shape)), DType::I8);
-        let tensor = BackendTensor::<Flex>::Quantized(FlexQTensor::new(values, scheme, scales, None));
+        let panels = FlexTensor::new(panels, Layout::contiguous(Shape::from(shape)), DType::I8);
+        let tensor = BackendTensor::<Flex>::Quantized(FlexQTensor::new(panels, scheme, sums, None));
         let kind = DispatchTensorKind::Flex(tensor);
         Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
     }
@@ -144,14 +143,15 @@ mod flex {
             QuantValue::Q4S => Bits::Four,
             _ => return None,
         };
-        let (scales, sums) = weight.scales().split_at_checked(weight.scales().len().checked_sub(columns)?)?;
-        // A scheme's blocks have at most 255 elements, so theirs is not asked for.
-        let block = steps / (scales.len() / columns).max(1);
-        let values: &[u8] = weight.tensor().bytes();
-        let fits = block.is_multiple_of(BLOCK)
-            && scales.len() == columns * (steps / block.max(1))
-            && values.len() == columns * (steps / bits.steps_per_word() * 4);
-        fits.then_some(Quantized { bits, values, scales, sums, block, steps })
+        let (panels, sums): (&[u8], _) = (weight.tensor().bytes(), weight.scales());
+        // A scheme's blocks have at most 255 elements, so theirs is not asked for: what is no word of values is a scale.
+        let words = panels.len() / (4 * columns.max(1));
+        let block = steps / words.checked_sub(steps / bits.steps_per_word())?.max(1);
+        let fits = block > 0
+            && block.is_multiple_of(BLOCK)
+            && sums.len() == columns
+            && panels.len() == columns * column_bytes(bits, block, steps);
+        fits.then_some(Quantized { bits, panels, sums, block, steps })
     }
 
     pub fn dequantize(quantized: &Tensor<2>) -> Option<Tensor<2>> {

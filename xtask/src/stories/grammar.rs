@@ -124,8 +124,7 @@ impl Grammar {
         let rules = words.rules.iter().map(|(name, text)| Ok((name.clone(), alternatives(text)?)));
         let rules: BTreeMap<String, Alternatives> = rules.collect::<Result<_>>()?;
         let read = |plot: PlotText| -> Result<Plot> {
-            let cast: Vec<Vec<Draw>> =
-                plot.cast.iter().map(|text| draws(text, &words.lists)).collect::<Result<_>>()?;
+            let cast: Vec<Vec<Draw>> = plot.cast.iter().map(|text| draws(text, &words.lists)).collect::<Result<_>>()?;
             let things: Vec<Vec<Draw>> =
                 plot.things.iter().map(|text| draws(text, &words.lists)).collect::<Result<_>>()?;
             let beats: Vec<Alternatives> = plot.beats.iter().map(|text| alternatives(text)).collect::<Result<_>>()?;

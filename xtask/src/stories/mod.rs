@@ -65,12 +65,7 @@ pub fn stories(args: &StoriesArgs) -> Result<()> {
 }
 
 /// Stories that are not `known`, which they are from now on.
-fn different(
-    grammar: &Grammar,
-    count: usize,
-    known: &mut HashSet<String>,
-    random: &mut Random,
-) -> Result<Vec<String>> {
+fn different(grammar: &Grammar, count: usize, known: &mut HashSet<String>, random: &mut Random) -> Result<Vec<String>> {
     let mut stories = Vec::with_capacity(count);
     let mut in_vain = 0;
     while stories.len() < count {

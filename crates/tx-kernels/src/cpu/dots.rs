@@ -8,12 +8,14 @@ use std::ops::Range;
 use half::{bf16, f16};
 use macerator::{Scalar, Simd, Vector, WithSimd};
 
-use super::Scratch;
+#[cfg(target_arch = "x86_64")]
+pub use self::avx512::reduce;
 use super::product::{COLUMNS, Weight};
 use super::tile::next_page;
+use super::{Scratch, pairs};
 
 /// Columns of a tile.
-const TILE_COLUMNS: usize = 4;
+pub const TILE_COLUMNS: usize = 4;
 
 /// The most rows of a tile: with its columns they fill the registers.
 const TILE_ROWS: usize = 6;
@@ -21,14 +23,41 @@ const TILE_ROWS: usize = 6;
 /// Steps that are computed at a time: the columns of a tile stay in the nearest cache while all rows pass.
 const STRIP: usize = 1024;
 
-/// Products of all rows of `x: [rows, steps]` with some columns of a weight, into `sums: [rows, COLUMNS]`.
-pub fn block(x: &[f32], steps: usize, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) {
-    macerator::AutoArch::new().dispatch(Block { x, steps, weight, columns, sums });
+/// `x: [rows, steps]`, and in the form in which bf16 weights meet it: a single row may be taken apart.
+pub struct Rows<'a> {
+    x: &'a [f32],
+    steps: usize,
+    apart: Option<Scratch<f32>>,
+    /// All rows, where the processor multiplies pairs.
+    pairs: Option<pairs::Rows>,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows for some weights.
+    pub fn new<'w>(x: &'a [f32], steps: usize, mut weights: impl Iterator<Item = Weight<'w>>) -> Self {
+        let single = x.len() == steps && avx512::available();
+        let apart = (single && weights.any(|w| matches!(w, Weight::Bf16(_)))).then(|| {
+            let mut apart = Scratch::<f32>::take(steps);
+            // SAFETY: the processor can.
+            unsafe { avx512::take_apart(x, &mut apart) };
+            apart
+        });
+        Self { x, steps, apart, pairs: None }
+    }
+
+    /// Rows for bf16 weights, rounded to that, on a processor that multiplies pairs.
+    pub fn by_pairs(x: &'a [f32], steps: usize) -> Self {
+        Self { x, steps, apart: None, pairs: Some(pairs::Rows::new(x, steps)) }
+    }
+}
+
+/// Products of all rows with some columns of a weight, into `sums: [rows, COLUMNS]`.
+pub fn block(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) {
+    macerator::AutoArch::new().dispatch(Block { rows, weight, columns, sums });
 }
 
 struct Block<'a> {
-    x: &'a [f32],
-    steps: usize,
+    rows: &'a Rows<'a>,
     weight: Weight<'a>,
     columns: Range<usize>,
     sums: &'a mut [f32],
@@ -47,12 +76,13 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Self { x, steps, weight, columns, sums } = self;
-        let rows = x.len() / steps;
-        let tiles = rows.div_ceil(TILE_ROWS);
-        if rows == 1 && stream::<S>(x, steps, weight, columns.clone(), sums) {
+        let Self { rows, weight, columns, sums } = self;
+        let &Rows { x, steps, .. } = rows;
+        if x.len() == steps && stream::<S>(rows, weight, columns.clone(), sums) {
             return;
         }
+        let count = x.len() / steps;
+        let tiles = count.div_ceil(TILE_ROWS);
         let mut widened = Scratch::<f32>::take(if as_they_are(weight) { 0 } else { TILE_COLUMNS * STRIP });
         for first in columns.clone().step_by(TILE_COLUMNS) {
             let valid = TILE_COLUMNS.min(columns.end - first);
@@ -64,17 +94,17 @@ impl WithSimd for Block<'_> {
                 let next = if strip.end < steps { STRIP } else { TILE_COLUMNS * steps - strip.start };
                 for tile in 0..tiles {
                     // Tiles of equal height, as far as that goes.
-                    let (start, end) = (tile * rows / tiles, (tile + 1) * rows / tiles);
+                    let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
                     let to = &mut sums[start * COLUMNS..end * COLUMNS];
                     let next = if tile == 0 { next } else { 0 };
-                    let row = |r: usize| &x[(start + r) * steps..][strip.clone()];
+                    let lines = Lines { rows, start, strip: strip.clone() };
                     match end - start {
-                        1 => tile_of::<S, 1>(row, w, next, place..place + valid, from == 0, to),
-                        2 => tile_of::<S, 2>(row, w, next, place..place + valid, from == 0, to),
-                        3 => tile_of::<S, 3>(row, w, next, place..place + valid, from == 0, to),
-                        4 => tile_of::<S, 4>(row, w, next, place..place + valid, from == 0, to),
-                        5 => tile_of::<S, 5>(row, w, next, place..place + valid, from == 0, to),
-                        _ => tile_of::<S, TILE_ROWS>(row, w, next, place..place + valid, from == 0, to),
+                        1 => tile_of::<S, 1>(lines, w, next, place..place + valid, from == 0, to),
+                        2 => tile_of::<S, 2>(lines, w, next, place..place + valid, from == 0, to),
+                        3 => tile_of::<S, 3>(lines, w, next, place..place + valid, from == 0, to),
+                        4 => tile_of::<S, 4>(lines, w, next, place..place + valid, from == 0, to),
+                        5 => tile_of::<S, 5>(lines, w, next, place..place + valid, from == 0, to),
+                        _ => tile_of::<S, TILE_ROWS>(lines, w, next, place..place + valid, from == 0, to),
                     }
                 }
             }
@@ -84,21 +114,18 @@ impl WithSimd for Block<'_> {
 
 /// One row: each column in turn, so that the weight is one stream from memory. Says whether it knows the weight.
 #[inline(always)]
-fn stream<S: Simd>(x: &[f32], steps: usize, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) -> bool {
-    let halves = matches!(weight, Weight::Bf16(_)) && avx512::available();
-    let mut apart = Scratch::<f32>::take(if halves { steps } else { 0 });
-    if halves {
-        // SAFETY: the processor can.
-        unsafe { avx512::take_apart(x, &mut apart) };
-    }
+fn stream<S: Simd>(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) -> bool {
+    let &Rows { x, steps, ref apart, ref pairs } = rows;
     for (column, sum) in columns.zip(sums) {
         let at = column * steps..(column + 1) * steps;
-        *sum = match weight {
-            Weight::F32(w) => line::<S>(x, &w[at]),
-            // SAFETY: the processor can, as the guard says.
-            Weight::Bf16(w) if halves => unsafe { avx512::line_of_pairs(&apart, &w[at]) },
+        *sum = match (weight, pairs, apart) {
+            (Weight::F32(w), ..) => line::<S>(x, &w[at]),
+            // SAFETY: the processor can, or there would be no such row.
+            (Weight::Bf16(w), Some(pairs), _) => unsafe { pairs::line(pairs.row(0, 0), &w[at]) },
             // SAFETY: as above.
-            Weight::F16(w) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
+            (Weight::Bf16(w), None, Some(apart)) => unsafe { avx512::line_of_pairs(apart, &w[at]) },
+            // SAFETY: the processor can, as the guard says.
+            (Weight::F16(w), ..) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
             _ => return false,
         };
     }
@@ -164,25 +191,44 @@ fn strip_of<'a>(
     }
 }
 
+/// Some steps of the rows of a tile.
+struct Lines<'a> {
+    rows: &'a Rows<'a>,
+    /// The first row.
+    start: usize,
+    strip: Range<usize>,
+}
+
+impl<'a> Lines<'a> {
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.rows.x[(self.start + row) * self.rows.steps..][self.strip.clone()]
+    }
+}
+
 /// A tile of `R` rows: sets its part of `to: [R, COLUMNS]`, or adds to it.
 #[inline(always)]
-fn tile_of<'a, S: Simd, const R: usize>(
-    row: impl Fn(usize) -> &'a [f32],
+fn tile_of<S: Simd, const R: usize>(
+    lines: Lines<'_>,
     w: Columns<'_>,
     next: usize,
     place: Range<usize>,
     set: bool,
     to: &mut [f32],
 ) {
-    let x: [&[f32]; R] = std::array::from_fn(row);
-    let totals = match w {
-        Columns::F32(w) if !avx512::available() => tile::<S, R>(&x, &w),
+    let x: [&[f32]; R] = std::array::from_fn(|r| lines.row(r));
+    let totals = match (w, &lines.rows.pairs) {
+        // SAFETY: the processor can, or there would be no such rows.
+        (Columns::Bf16(w), Some(rows)) => unsafe {
+            pairs::tile(&std::array::from_fn(|r| rows.row(lines.start + r, lines.strip.start)), &w, next)
+        },
+        (Columns::F32(w), _) if !avx512::available() => tile::<S, R>(&x, &w),
         // SAFETY: the processor can; columns of 16 bits are made only then.
-        Columns::F32(w) => unsafe { avx512::tile(&x, &w, next) },
+        (Columns::F32(w), _) => unsafe { avx512::tile(&x, &w, next) },
         // SAFETY: as above.
-        Columns::Bf16(w) => unsafe { avx512::tile(&x, &w, next) },
+        (Columns::Bf16(w), None) => unsafe { avx512::tile(&x, &w, next) },
         // SAFETY: as above.
-        Columns::F16(w) => unsafe { avx512::tile(&x, &w, next) },
+        (Columns::F16(w), _) => unsafe { avx512::tile(&x, &w, next) },
     };
     for (to, totals) in to.chunks_exact_mut(COLUMNS).zip(&totals) {
         for (to, &total) in to[place.clone()].iter_mut().zip(totals) {
@@ -402,8 +448,8 @@ mod avx512 {
         }
         let mut totals = [[0f32; TILE_COLUMNS]; R];
         for ((totals, sums), x) in totals.iter_mut().zip(&sums).zip(x) {
-            // SAFETY: four elements.
-            unsafe { _mm_storeu_ps(totals.as_mut_ptr(), reduce(sums)) };
+            // SAFETY: the processor can.
+            *totals = unsafe { reduce(sums) };
             if whole < x.len() {
                 totals.iter_mut().zip(w).for_each(|(total, w)| *total += rest(&x[whole..], &w[whole..]));
             }
@@ -412,9 +458,12 @@ mod avx512 {
     }
 
     /// The sums of the lanes of four vectors.
+    ///
+    /// # Safety
+    /// The processor is [`available`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn reduce(sums: &[__m512; TILE_COLUMNS]) -> __m128 {
+    pub unsafe fn reduce(sums: &[__m512; TILE_COLUMNS]) -> [f32; TILE_COLUMNS] {
         let &[a, b, c, d] = sums;
         let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
         let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
@@ -425,7 +474,11 @@ mod avx512 {
             _mm512_castps512_ps256(all),
             _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(all))),
         );
-        _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
+        let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+        let mut totals = [0f32; TILE_COLUMNS];
+        // SAFETY: four elements.
+        unsafe { _mm_storeu_ps(totals.as_mut_ptr(), sums) };
+        totals
     }
 }
 

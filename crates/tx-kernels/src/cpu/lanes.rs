@@ -13,10 +13,10 @@ use crate::Pointwise;
 pub const PANEL: usize = 64;
 
 /// The most rows of a tile.
-const ROWS: usize = 6;
+pub const ROWS: usize = 6;
 
 /// Rows whose sums are held at a time: they stay in the nearest caches.
-const GROUP: usize = 16 * ROWS;
+pub const GROUP: usize = 16 * ROWS;
 
 /// Some steps of a panel: `w[step][column]`, steps `stride` elements apart.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@
 //! | `lanes.rs` | products with the columns of the result in the lanes |
 //! | `conv.rs` | convolutions |
 //! | `dots.rs` | the same for few rows |
+//! | `pairs.rs` | products with bf16 weights by AVX512-BF16 |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
 //! | `kv.rs` | the buffers of a cache |
@@ -32,6 +33,7 @@ pub mod kv;
 mod lanes;
 pub mod loss;
 pub mod optim;
+mod pairs;
 mod panels;
 pub mod product;
 pub mod quantized;

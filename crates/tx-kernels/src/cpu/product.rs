@@ -4,6 +4,8 @@
 //! [`COLUMNS`] columns of the result are computed by one thread each, so that a block of weights is read from memory
 //! once per [`L2_BYTES`] of rows, widened to f32 if it has 16 bits, and used from the cache by all panels.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -12,8 +14,8 @@ use super::lanes::{self, Strip};
 use super::panels::{self, Panel, Panels};
 use super::quantized::{self, Quantized};
 use super::tile::{self, Broadcast};
-use super::{Aligned, Scratch, dots, rows};
-use crate::Pointwise;
+use super::{Aligned, Scratch, dots, pairs, rows};
+use crate::{Pointwise, exact_products};
 
 /// Columns of the result in one task: whole tiles of every width, whole cache lines of the result.
 pub const COLUMNS: usize = 48;
@@ -27,6 +29,9 @@ const COPY_PANELS: usize = 2;
 /// Rows up to which dot products may be faster than panels.
 const FEW_ROWS: usize = 48;
 
+/// Rows up to which turning blocks of bf16 weights costs more than it saves.
+const FEW_PAIRS: usize = 12;
+
 /// As many columns for each row are fewer than turning the rows of `x` costs.
 const MANY_ROWS: usize = 2;
 
@@ -34,10 +39,10 @@ const MANY_ROWS: usize = 2;
 const WIDE_ROWS: usize = 512;
 
 /// Steps of a turned block, at most.
-const STRIP: usize = 1536;
+pub const STRIP: usize = 1536;
 
 /// Tasks for each thread where rows are few: enough to share the work evenly.
-const RUNS: usize = 4;
+const RUNS: usize = 8;
 
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +54,13 @@ pub enum Weight<'a> {
 }
 
 impl Weight<'_> {
+    /// Whether this is bf16 that can be read as pairs.
+    fn is_pairs(&self) -> bool {
+        matches!(self, Weight::Bf16(w) if !pairs::pairs_of(w).is_empty())
+    }
+
     /// Some of the `steps` elements of a column as f32; whole blocks of quantized ones.
-    pub fn widen(&self, column: usize, steps: usize, range: std::ops::Range<usize>, to: &mut [f32]) {
+    pub fn widen(&self, column: usize, steps: usize, range: Range<usize>, to: &mut [f32]) {
         let at = column * steps + range.start..column * steps + range.end;
         match self {
             Weight::F32(w) => to[..range.len()].copy_from_slice(&w[at]),
@@ -99,14 +109,22 @@ pub unsafe fn product(x: &[f32], steps: usize, factors: &[Factor<'_>], act: Opti
     let vnni = quantized::available();
     let (bytes, floats): (Vec<Factor<'_>>, Vec<Factor<'_>>) =
         factors.iter().partition(|f| vnni && matches!(f.weight, Weight::Quantized(_)));
+    let by_pairs = pairs::available() && steps.is_multiple_of(2) && !exact_products();
+    let (pairs, floats): (Vec<Factor<'_>>, Vec<Factor<'_>>) =
+        floats.into_iter().partition(|f| by_pairs && f.weight.is_pairs());
     // SAFETY: as above.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if !bytes.is_empty() {
             quantized::product(x, rows, steps, &bytes, act);
         }
+        if !pairs.is_empty() && rows <= FEW_PAIRS {
+            dots(x, rows, steps, &pairs, act, true);
+        } else if !pairs.is_empty() {
+            pairs::product(x, rows, steps, &pairs, act);
+        }
         if !floats.is_empty() && few(rows) {
-            dots(x, rows, steps, &floats, act);
+            dots(x, rows, steps, &floats, act, false);
         } else if floats.iter().map(|factor| factor.columns).sum::<usize>() < MANY_ROWS * rows {
             wide(x, rows, steps, &floats, act);
         } else if !floats.is_empty() {
@@ -247,22 +265,31 @@ unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: 
     unsafe { panels::unpack(block, count, panel.width, &into[..panel.rows]) };
 }
 
+/// The blocks of [`lanes::PANEL`] columns of all factors: the factor and its first column.
+pub fn turned_blocks(factors: &[Factor<'_>]) -> Vec<(usize, usize)> {
+    let of = |(i, f): (usize, &Factor<'_>)| {
+        (0..f.columns).step_by(lanes::PANEL).map(move |column| (i, column)).collect::<Vec<_>>()
+    };
+    factors.iter().enumerate().flat_map(of).collect()
+}
+
+/// Rows that use a turned block one after the other.
+pub fn row_groups(rows: usize) -> Vec<Range<usize>> {
+    let groups = (rows / WIDE_ROWS).max(1);
+    (0..groups).map(|group| group * rows / groups..(group + 1) * rows / groups).collect()
+}
+
 /// Many rows: blocks of the weights are turned, and the rows read where they lie.
 ///
 /// # Safety
 /// As [`product`].
 unsafe fn wide(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
-    let blocks: Vec<(usize, usize)> = factors
-        .iter()
-        .enumerate()
-        .flat_map(|(i, f)| (0..f.columns).step_by(lanes::PANEL).map(move |column| (i, column)))
-        .collect();
-    let groups = (rows / WIDE_ROWS).max(1);
-    let cut = |group: usize| group * rows / groups;
-    parallel(groups * blocks.len(), |task| {
+    let blocks = turned_blocks(factors);
+    let groups = row_groups(rows);
+    parallel(groups.len() * blocks.len(), |task| {
         let (factor, column) = blocks[task % blocks.len()];
-        let first = cut(task / blocks.len());
-        let x = &x[first * steps..cut(task / blocks.len() + 1) * steps];
+        let Range { start: first, end } = groups[task / blocks.len()];
+        let x = &x[first * steps..end * steps];
         macerator::AutoArch::new().dispatch(Wide { x, first, steps, factor: &factors[factor], column, act });
     });
 }
@@ -286,7 +313,7 @@ impl WithSimd for Wide<'_> {
         let Self { x, first, steps, factor, column, act } = self;
         let count = lanes::PANEL.min(factor.columns - column);
         let width = lanes::padded::<S>(count);
-        let pack = |range: std::ops::Range<usize>, packed: &mut [f32]| {
+        let pack = |range: Range<usize>, packed: &mut [f32]| {
             let length = range.len();
             let in_place = matches!(factor.weight, Weight::F32(_));
             let mut copy = Scratch::<f32>::take(if in_place { 0 } else { count * length });
@@ -319,14 +346,19 @@ impl WithSimd for Wide<'_> {
 
 /// # Safety
 /// As [`product`].
-unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
+unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>, by_pairs: bool) {
     let blocks = blocks(factors);
+    let lines = if by_pairs {
+        dots::Rows::by_pairs(x, steps)
+    } else {
+        dots::Rows::new(x, steps, factors.iter().map(|factor| factor.weight))
+    };
     // Blocks that follow each other are one stream from memory, which is slow to begin with.
     let run = (blocks.len() / (RUNS * rayon::current_num_threads())).max(1);
     parallel(blocks.len().div_ceil(run), |task| {
         for &(factor, column) in &blocks[task * run..blocks.len().min((task + 1) * run)] {
             // SAFETY: as above; each task has its own columns.
-            unsafe { dots_of_block(x, rows, steps, &factors[factor], column, act) };
+            unsafe { dots_of_block(&lines, rows, &factors[factor], column, act) };
         }
     });
 }
@@ -334,16 +366,15 @@ unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act
 /// # Safety
 /// As [`product`].
 unsafe fn dots_of_block(
-    x: &[f32],
+    lines: &dots::Rows<'_>,
     rows: usize,
-    steps: usize,
     factor: &Factor<'_>,
     column: usize,
     act: Option<Pointwise>,
 ) {
     let count = COLUMNS.min(factor.columns - column);
     let mut sums = Scratch::<f32>::take(rows * COLUMNS);
-    dots::block(x, steps, factor.weight, column..column + count, &mut sums);
+    dots::block(lines, factor.weight, column..column + count, &mut sums);
     for (row, sums) in sums.chunks_exact_mut(COLUMNS).enumerate() {
         let sums = &mut sums[..count];
         if let Some(bias) = factor.bias {

@@ -5,8 +5,9 @@
 //! `Σ x·w ≈ scale · (Σ_blocks s_b · Σ q·w_b − zero · Σ_blocks s_b · Σ w_b)`; the last sum depends on the weight alone and is
 //! kept with it. `vpdpbusd` multiplies four unsigned by four signed bytes and adds the products to a 32-bit lane.
 //!
-//! Weights lie in panels of [`PANEL`] columns, four steps of a column beside each other: the columns of the result are
-//! the lanes of vectors, so that weights are read as one stream, rows where they lie, and the result is written in rows.
+//! Weights lie in panels of [`PANEL`] columns, four steps of a column beside each other and before each block its scales:
+//! the columns of the result are the lanes of vectors, so that a weight is read as one stream, rows where they lie, and
+//! the result is written in rows.
 //!
 //! On processors without VNNI the weights are widened to f32 and take the way of all others.
 
@@ -46,10 +47,8 @@ impl Bits {
 #[derive(Debug, Clone, Copy)]
 pub struct Quantized<'a> {
     pub bits: Bits,
-    /// `[panel][word][column of the panel]` of four bytes.
-    pub values: &'a [u8],
-    /// `[panel][block][column of the panel]`
-    pub scales: &'a [f32],
+    /// `[panel][block][1 + words][column of the panel]` of four bytes: scales in f32, then the words of the block.
+    pub panels: &'a [u8],
     /// `Σ s_b · Σ w_b` of each column, padded ones included.
     pub sums: &'a [f32],
     /// A multiple of 32 that divides the steps.
@@ -77,25 +76,27 @@ pub fn panel(columns: usize, index: usize) -> Columns {
     Columns { first, width: (padded(columns) - first).min(PANEL) }
 }
 
+/// The bytes of a column, scales included.
+pub fn column_bytes(bits: Bits, block: usize, steps: usize) -> usize {
+    4 * (steps / bits.steps_per_word() + steps / block)
+}
+
 impl<'a> Quantized<'a> {
-    /// The values and scales of a panel.
-    fn panel(&self, columns: Columns) -> (&'a [u8], &'a [f32]) {
-        let bytes = self.steps / self.bits.steps_per_word() * 4;
-        let blocks = self.steps / self.block;
-        let range = |each: usize| columns.first * each..(columns.first + columns.width) * each;
-        (&self.values[range(bytes)], &self.scales[range(blocks)])
+    fn panel(&self, columns: Columns) -> &'a [u8] {
+        let bytes = column_bytes(self.bits, self.block, self.steps);
+        &self.panels[columns.first * bytes..][..columns.width * bytes]
     }
 
     /// Widens some steps of a column, whole blocks of 8.
     pub fn widen(&self, column: usize, steps: Range<usize>, to: &mut [f32]) {
-        let (values, scales) = self.panel(panel(self.sums.len(), column / PANEL));
-        let width = panel(self.sums.len(), column / PANEL).width;
-        let lane = column % PANEL;
+        let columns = panel(self.sums.len(), column / PANEL);
+        let words = self.panel(columns).as_chunks::<4>().0;
+        let at = |word: usize| words[word * columns.width + column % PANEL];
         let per_word = self.bits.steps_per_word();
-        for (word, to) in (steps.start / per_word..).zip(to[..steps.len()].chunks_exact_mut(per_word)) {
-            let scale = scales[word * per_word / self.block * width + lane];
-            let bytes = &values[4 * (word * width + lane)..][..4];
-            for (i, &byte) in bytes.iter().enumerate() {
+        for (step, to) in steps.clone().step_by(per_word).zip(to[..steps.len()].chunks_exact_mut(per_word)) {
+            let block = step / self.block;
+            let scale = f32::from_ne_bytes(at(block * (1 + self.block / per_word)));
+            for (i, byte) in at(1 + block + step / per_word).into_iter().enumerate() {
                 match self.bits {
                     Bits::Eight => to[i] = scale * f32::from(byte as i8),
                     Bits::Four => {
@@ -108,45 +109,33 @@ impl<'a> Quantized<'a> {
     }
 }
 
-/// Quantizes up to [`PANEL`] columns of `steps` elements each: writes the values and scales of their panel, and the sums
-/// of what these stand for. Padded columns become zeros.
-pub fn quantize_panel(
-    lines: &[f32],
-    bits: Bits,
-    block: usize,
-    steps: usize,
-    values: &mut [u8],
-    scales: &mut [f32],
-    sums: &mut [f32],
-) {
+/// Quantizes up to [`PANEL`] columns of `steps` elements each: writes their panel, and the sums of what it stands for.
+/// Padded columns become zeros.
+pub fn quantize_panel(lines: &[f32], bits: Bits, block: usize, steps: usize, panel: &mut [u8], sums: &mut [f32]) {
     let width = sums.len();
     let largest = if bits == Bits::Eight { 127.0 } else { 7.0 };
-    let mut whole = vec![0i8; steps];
+    let mut whole = vec![0i8; block];
     for lane in 0..width {
-        whole.fill(0);
         sums[lane] = 0.0;
-        let line = lines.get(lane * steps..(lane + 1) * steps).unwrap_or_default();
-        for (b, (x, whole)) in line.chunks_exact(block).zip(whole.chunks_exact_mut(block)).enumerate() {
-            let scale = rows::quantize_symmetric(x, largest, whole);
+        let line = lines.get(lane * steps..(lane + 1) * steps);
+        let mut words = panel.as_chunks_mut::<4>().0.iter_mut().skip(lane).step_by(width);
+        for b in 0..steps / block {
+            whole.fill(0);
+            let scale =
+                line.map_or(0.0, |line| rows::quantize_symmetric(&line[b * block..][..block], largest, &mut whole));
             sums[lane] += scale * whole.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
-            scales[b * width + lane] = scale;
-        }
-        let words = values.chunks_exact_mut(4).skip(lane).step_by(width);
-        match bits {
-            Bits::Eight => {
-                for (word, whole) in words.zip(whole.as_chunks::<4>().0) {
-                    word.copy_from_slice(&whole.map(|value| value as u8));
-                }
-            }
-            Bits::Four => {
-                for (word, whole) in words.zip(whole.as_chunks::<8>().0) {
-                    for (i, byte) in word.iter_mut().enumerate() {
-                        *byte = (whole[i] + 8) as u8 | ((whole[4 + i] + 8) as u8) << 4;
-                    }
-                }
-            }
+            let whole = whole.chunks_exact(bits.steps_per_word()).map(|whole| word(bits, whole));
+            words.by_ref().zip(std::iter::once(scale.to_ne_bytes()).chain(whole)).for_each(|(to, word)| *to = word);
         }
     }
+}
+
+/// The steps of a column that share four bytes.
+fn word(bits: Bits, whole: &[i8]) -> [u8; 4] {
+    std::array::from_fn(|i| match bits {
+        Bits::Eight => whole[i] as u8,
+        Bits::Four => (whole[i] + 8) as u8 | ((whole[4 + i] + 8) as u8) << 4,
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -341,13 +330,13 @@ mod vnni {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
         unsafe fn tile8<const V: usize, const R: usize>(&self, first: usize, out: *mut f32) {
-            let (values, scales) = self.weight.panel(self.columns);
             let (steps, words) = (self.weight.steps, self.weight.block / 4);
             let x: [*const u8; R] = std::array::from_fn(|r| self.x.values[(first + r) * steps..].as_ptr());
-            let (mut w, mut word) = (values.as_ptr(), 0);
+            let mut word = 0;
             let mut totals = [[_mm512_setzero_ps(); V]; R];
-            for scales in scales.chunks_exact(V * LANES) {
+            for block in self.weight.panel(self.columns).chunks_exact((1 + words) * V * 64) {
                 let mut sums = [[_mm512_setzero_si512(); V]; R];
+                let mut w = block[V * 64..].as_ptr();
                 for _ in 0..words {
                     // SAFETY: each row and each column of the panel has `words` words in each block.
                     unsafe {
@@ -358,7 +347,8 @@ mod vnni {
                     }
                     word += 1;
                 }
-                each_row!(R, r, add_scaled(&mut totals[r], &sums[r], scales));
+                // SAFETY: a block begins with its scales.
+                unsafe { each_row!(R, r, add_scaled(&mut totals[r], &sums[r], block.as_ptr())) };
             }
             // SAFETY: as above.
             unsafe { each_row!(R, r, store(&totals[r], out.add(r * V * LANES))) };
@@ -369,20 +359,18 @@ mod vnni {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
         unsafe fn tile4<const V: usize, const R: usize>(&self, first: usize, out: *mut f32) {
             const WORDS: usize = BLOCK / 8;
-            let (values, scales) = self.weight.panel(self.columns);
             let (steps, blocks) = (self.weight.steps, self.weight.steps / BLOCK);
             let x: [*const u8; R] = std::array::from_fn(|r| self.x.values[(first + r) * steps..].as_ptr());
             let offsets: [&[i32]; R] = std::array::from_fn(|r| &self.x.offsets[(first + r) * blocks..][..blocks]);
             let low = _mm512_set1_epi8(15);
-            let values = values.chunks_exact(WORDS * V * 64);
             let mut totals = [[_mm512_setzero_ps(); V]; R];
-            for (b, (scales, values)) in scales.chunks_exact(V * LANES).zip(values).enumerate() {
-                look_ahead::<V, R>(scales.as_ptr().cast());
+            for (b, block) in self.weight.panel(self.columns).chunks_exact((1 + WORDS) * V * 64).enumerate() {
+                look_ahead::<V, R>(block.as_ptr());
                 let mut sums: [[__m512i; V]; R] = std::array::from_fn(|r| [_mm512_set1_epi32(offsets[r][b]); V]);
                 for word in 0..WORDS {
                     // SAFETY: each column has `WORDS` words in each block, and each row as many pairs of words.
                     unsafe {
-                        let (w, at) = (values.as_ptr().add(word * V * 64), b * BLOCK + 8 * word);
+                        let (w, at) = (block.as_ptr().add((1 + word) * V * 64), b * BLOCK + 8 * word);
                         look_ahead::<V, R>(w);
                         let both: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(w.add(v * 64).cast()));
                         let columns = both.map(|both| _mm512_and_si512(both, low));
@@ -391,7 +379,8 @@ mod vnni {
                         each_row!(R, r, accumulate(&mut sums[r], x[r].add(at + 4), &columns));
                     }
                 }
-                each_row!(R, r, add_scaled(&mut totals[r], &sums[r], scales));
+                // SAFETY: a block begins with its scales.
+                unsafe { each_row!(R, r, add_scaled(&mut totals[r], &sums[r], block.as_ptr())) };
             }
             // SAFETY: as above.
             unsafe { each_row!(R, r, store(&totals[r], out.add(r * V * LANES))) };
@@ -421,13 +410,15 @@ mod vnni {
     }
 
     /// Adds the sums of a block, times its scales.
+    ///
+    /// # Safety
+    /// `scales` is valid for `V` vectors.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add_scaled<const V: usize>(totals: &mut [__m512; V], sums: &[__m512i; V], scales: &[f32]) {
-        let scales = scales.as_chunks::<LANES>().0;
-        for ((total, &sum), scale) in totals.iter_mut().zip(sums).zip(scales) {
-            // SAFETY: a vector of scales.
-            let scale = unsafe { _mm512_loadu_ps(scale.as_ptr()) };
+    unsafe fn add_scaled<const V: usize>(totals: &mut [__m512; V], sums: &[__m512i; V], scales: *const u8) {
+        for (v, (total, &sum)) in totals.iter_mut().zip(sums).enumerate() {
+            // SAFETY: as above.
+            let scale = unsafe { _mm512_loadu_ps(scales.add(v * 64).cast()) };
             *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
         }
     }

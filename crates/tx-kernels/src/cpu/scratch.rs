@@ -54,6 +54,8 @@ unsafe impl Bits for f32 {}
 // SAFETY: a plain number.
 unsafe impl Bits for u8 {}
 // SAFETY: a plain number.
+unsafe impl Bits for u32 {}
+// SAFETY: a plain number.
 unsafe impl Bits for i8 {}
 
 /// A buffer that starts at a cache line, with whatever was last written there. It goes back to its thread when dropped.

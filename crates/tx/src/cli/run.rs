@@ -158,7 +158,9 @@ pub fn run(args: &RunArgs, common: &Common) -> Result<()> {
         return Err(Error::input("--model", format_args!("none for {name}"), expected));
     };
     if args.model.is_none() {
-        tracing::warn!("no model was named: this is `{model}`, a small one that ships with tx; `--model` names another");
+        tracing::warn!(
+            "no model was named: this is `{model}`, a small one that ships with tx; `--model` names another"
+        );
     }
     let command = Command { args, common, model };
     match kind {

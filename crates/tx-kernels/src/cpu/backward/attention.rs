@@ -199,7 +199,7 @@ impl Gradients<'_> {
         };
         // One call for both: it is compiled into this function as a whole.
         let sums: [(Option<Out>, &[f32], usize, &Lines<'_>); 2] =
-            [(self.of.of_v, p, of.value_dim, &of_gradient), (self.of.of_k, ds, of.dim, &of_q)];
+            [(self.of.of_v, &*p, of.value_dim, &of_gradient), (self.of.of_k, &*ds, of.dim, &of_q)];
         for (out, x, dim, lines) in sums {
             if let Some(out) = out {
                 self.add_to_keys::<S>(x, keys.start, dim, lines, out);

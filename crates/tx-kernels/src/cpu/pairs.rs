@@ -1,0 +1,364 @@
+//! Products with bf16 weights on processors that multiply pairs of bf16 (AVX512-BF16).
+//!
+//! Rows are rounded to bf16 on the fly, as PyTorch rounds all activations of such a model; the products and their sums are
+//! f32. `vdpbf16ps` adds the products of two neighbours to an f32 lane, so that 32 bits of a row or of a weight are one
+//! step of these kernels.
+//!
+//! Other processors widen the weights and leave the rows as they are.
+
+use super::Scratch;
+
+/// Rows in bf16, each padded with zeros to whole vectors.
+pub struct Rows {
+    /// `[rows, pairs]`; a pair is two bf16.
+    pairs: Scratch<u32>,
+    /// Pairs of a row.
+    stride: usize,
+}
+
+impl Rows {
+    /// The pairs of a row from an even step on.
+    pub fn row(&self, row: usize, from: usize) -> &[u32] {
+        &self.pairs[row * self.stride + from / 2..(row + 1) * self.stride]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{available, line, product, tile};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    use half::bf16;
+    use rayon::prelude::*;
+
+    use super::Rows;
+    use crate::Pointwise;
+    use crate::cpu::dots::{TILE_COLUMNS, reduce};
+    use crate::cpu::lanes::{self, GROUP, PANEL, ROWS};
+    use crate::cpu::product::{Factor, STRIP, Weight, parallel, row_groups, turned_blocks};
+    use crate::cpu::tile::{next_page, prefetch};
+    use crate::cpu::{CHUNK, Scratch, panels};
+
+    /// Elements of a vector.
+    const ELEMENTS: usize = 32;
+
+    /// Lanes of a vector: pairs of elements.
+    const LANES: usize = ELEMENTS / 2;
+
+    /// Vectors of a line that are computed together.
+    const LINE_VECTORS: usize = 8;
+
+    /// Whether this processor has AVX512-BF16.
+    pub fn available() -> bool {
+        is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
+    }
+
+    impl Rows {
+        /// Rounds rows of `steps` elements, to the nearest and ties to even.
+        pub fn new(x: &[f32], steps: usize) -> Self {
+            let stride = steps.div_ceil(ELEMENTS) * LANES;
+            let mut pairs = Scratch::<u32>::take(x.len() / steps * stride);
+            // SAFETY: rows are made only if the processor can.
+            let round = |(x, to): (&[f32], &mut [u32])| unsafe { round(x, to) };
+            if x.len() < CHUNK {
+                x.chunks_exact(steps).zip(pairs.chunks_exact_mut(stride)).for_each(round);
+            } else {
+                x.par_chunks_exact(steps).zip(pairs.par_chunks_exact_mut(stride)).for_each(round);
+            }
+            Self { pairs, stride }
+        }
+    }
+
+    /// # Safety
+    /// The processor is [`available`]; there are whole vectors of pairs, as many as the elements need.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn round(x: &[f32], to: &mut [u32]) {
+        for (x, to) in x.chunks(ELEMENTS).zip(to.chunks_exact_mut(LANES)) {
+            let mask = |from: usize| ((1u32 << x.len().saturating_sub(from).min(LANES)) - 1) as __mmask16;
+            // SAFETY: masked lanes are not read; `to` is a vector.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask(0), x.as_ptr());
+                let high = _mm512_maskz_loadu_ps(mask(LANES), x.as_ptr().wrapping_add(LANES));
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
+            }
+        }
+    }
+
+    /// A vector of pairs.
+    ///
+    /// # Safety
+    /// The processor is [`available`], and `from` valid for a vector.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load<T>(from: *const T) -> __m512bh {
+        // SAFETY: as above; both types are 512 bits.
+        unsafe { std::mem::transmute(_mm512_loadu_si512(from.cast())) }
+    }
+
+    /// The last elements of a slice, fewer than a vector, then zeros.
+    ///
+    /// # Safety
+    /// The processor is [`available`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load_rest(rest: &[bf16]) -> __m512bh {
+        let mask = ((1u64 << rest.len()) - 1) as __mmask32;
+        // SAFETY: masked lanes are not read; both types are 512 bits.
+        unsafe { std::mem::transmute(_mm512_maskz_loadu_epi16(mask, rest.as_ptr().cast())) }
+    }
+
+    /// The dot product of a row with a column, which is read as one stream.
+    ///
+    /// # Safety
+    /// The processor is [`available`]; the row has as many elements, and zeros after them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn line(x: &[u32], w: &[bf16]) -> f32 {
+        const STEP: usize = LINE_VECTORS * ELEMENTS;
+        let mut sums = [_mm512_setzero_ps(); LINE_VECTORS];
+        let (steps, vectors) = (w.len() / STEP * STEP, w.len() / ELEMENTS * ELEMENTS);
+        // SAFETY: both slices have `vectors` elements, of which `steps` are a part, and the row has a vector for the rest.
+        unsafe {
+            let add = |sum: &mut __m512, k: usize| {
+                *sum = _mm512_dpbf16_ps(*sum, load(x.as_ptr().add(k / 2)), load(w.as_ptr().add(k)));
+            };
+            for k in (0..steps).step_by(STEP) {
+                next_page(w.as_ptr().wrapping_add(k).cast(), 64 * LINE_VECTORS);
+                sums.iter_mut().enumerate().for_each(|(i, sum)| add(sum, k + i * ELEMENTS));
+            }
+            sums.iter_mut().zip((steps..vectors).step_by(ELEMENTS)).for_each(|(sum, k)| add(sum, k));
+            if vectors < w.len() {
+                let x = load(x.as_ptr().add(vectors / 2));
+                sums[LINE_VECTORS - 1] = _mm512_dpbf16_ps(sums[LINE_VECTORS - 1], x, load_rest(&w[vectors..]));
+            }
+        }
+        let [a, b, c, d, e, f, g, h] = sums;
+        let [ab, cd, ef, gh] = [_mm512_add_ps(a, b), _mm512_add_ps(c, d), _mm512_add_ps(e, f), _mm512_add_ps(g, h)];
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(ab, cd), _mm512_add_ps(ef, gh)))
+    }
+
+    /// The dot products of `R` rows with the columns of a tile, all of one length. What is `next` elements further is
+    /// asked for, if that is not 0.
+    ///
+    /// # Safety
+    /// The processor is [`available`]; rows have as many elements as columns, and zeros after them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn tile<const R: usize>(
+        x: &[&[u32]; R],
+        w: &[&[bf16]; TILE_COLUMNS],
+        next: usize,
+    ) -> [[f32; TILE_COLUMNS]; R] {
+        let whole = w[0].len() / ELEMENTS * ELEMENTS;
+        let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
+        let mut add = |k: usize, w: [__m512bh; TILE_COLUMNS]| {
+            for (sums, x) in sums.iter_mut().zip(x) {
+                // SAFETY: the row has these elements.
+                let x = unsafe { load(x.as_ptr().add(k / 2)) };
+                for (sum, &w) in sums.iter_mut().zip(&w) {
+                    *sum = _mm512_dpbf16_ps(*sum, x, w);
+                }
+            }
+        };
+        for k in (0..whole).step_by(ELEMENTS) {
+            if next > 0 {
+                w.iter().for_each(|w| prefetch(w.as_ptr().wrapping_add(k + next).cast()));
+            }
+            // SAFETY: all columns have one length, of which `whole` is a part.
+            add(k, std::array::from_fn(|i| unsafe { load(w[i].as_ptr().add(k)) }));
+        }
+        if whole < w[0].len() {
+            // SAFETY: the processor can.
+            add(whole, std::array::from_fn(|i| unsafe { load_rest(&w[i][whole..]) }));
+        }
+        // SAFETY: as above.
+        std::array::from_fn(|r| unsafe { reduce(&sums[r]) })
+    }
+
+    /// The products of many rows with bf16 factors: blocks of the weights are turned.
+    ///
+    /// # Safety
+    /// The processor is [`available`]; every factor [is pairs](pairs_of), and its `out` is valid for `rows · columns`
+    /// elements that nothing else refers to.
+    pub unsafe fn product(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
+        let x = Rows::new(x, steps);
+        let blocks = turned_blocks(factors);
+        let groups = row_groups(rows);
+        parallel(groups.len() * blocks.len(), |task| {
+            let (factor, column) = blocks[task % blocks.len()];
+            let rows = groups[task / blocks.len()].clone();
+            // SAFETY: as above; each task has its own rows and columns.
+            unsafe { Block { x: &x, rows, steps, factor: &factors[factor], column, act }.run() };
+        });
+    }
+
+    /// A block of columns of a factor, for some rows.
+    struct Block<'a> {
+        x: &'a Rows,
+        rows: Range<usize>,
+        steps: usize,
+        factor: &'a Factor<'a>,
+        column: usize,
+        act: Option<Pointwise>,
+    }
+
+    impl Block<'_> {
+        /// # Safety
+        /// As [`product`].
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn run(&self) {
+            let Self { steps, factor, column, .. } = *self;
+            let pairs = steps / 2;
+            let count = PANEL.min(factor.columns - column);
+            let width = count.next_multiple_of(LANES);
+            let Weight::Bf16(weight) = factor.weight else { return };
+            let weight = super::pairs_of(weight);
+            let mut packed = Scratch::<f32>::take(pairs.min(STRIP) * width);
+            let mut sums = Scratch::<f32>::take(self.rows.len() * width);
+            for from in (0..pairs).step_by(STRIP) {
+                let strip = from..pairs.min(from + STRIP);
+                let mut columns: [&[f32]; PANEL] = [&[]; PANEL];
+                for (i, to) in columns[..count].iter_mut().enumerate() {
+                    *to = &weight[(column + i) * pairs + strip.start..(column + i) * pairs + strip.end];
+                }
+                panels::pack(&columns[..count], strip.len(), width, &mut packed);
+                let tiles = self.rows.len().div_ceil(ROWS);
+                for tile in 0..tiles {
+                    let cut = |tile: usize| tile * self.rows.len() / tiles;
+                    let (start, end) = (cut(tile), cut(tile + 1));
+                    let sums = &mut sums[start * width..end * width];
+                    // SAFETY: as above.
+                    unsafe {
+                        match end - start {
+                            1 => self.rows::<1>(start, &packed, strip.clone(), sums),
+                            2 => self.rows::<2>(start, &packed, strip.clone(), sums),
+                            3 => self.rows::<3>(start, &packed, strip.clone(), sums),
+                            4 => self.rows::<4>(start, &packed, strip.clone(), sums),
+                            5 => self.rows::<5>(start, &packed, strip.clone(), sums),
+                            _ => self.rows::<ROWS>(start, &packed, strip.clone(), sums),
+                        }
+                    }
+                }
+            }
+            let bias = factor.bias.map(|bias| &bias[column..column + count]);
+            for (group, sums) in sums.chunks_mut(GROUP * width).enumerate() {
+                let first = self.rows.start + group * GROUP;
+                let range = column..column + count;
+                // SAFETY: this task alone writes these columns of these rows.
+                unsafe { lanes::write_rows(sums, width, bias, self.act, factor.out, factor.columns, first, range) };
+            }
+        }
+
+        /// `R` rows, all columns of the panel.
+        ///
+        /// # Safety
+        /// As [`product`].
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+        unsafe fn rows<const R: usize>(&self, first: usize, packed: &[f32], strip: Range<usize>, sums: &mut [f32]) {
+            let x: [*const u32; R] =
+                std::array::from_fn(|r| self.x.row(self.rows.start + first + r, 2 * strip.start).as_ptr());
+            let new = strip.start == 0;
+            // SAFETY: as above.
+            unsafe {
+                match sums.len() / R / LANES {
+                    1 => tile_of_panel::<R, 1>(&x, packed, strip.len(), new, sums),
+                    2 => tile_of_panel::<R, 2>(&x, packed, strip.len(), new, sums),
+                    3 => tile_of_panel::<R, 3>(&x, packed, strip.len(), new, sums),
+                    _ => tile_of_panel::<R, 4>(&x, packed, strip.len(), new, sums),
+                }
+            }
+        }
+    }
+
+    /// Sets `sums: [R][V vectors]` to the products of rows with a turned panel `[pairs][V vectors]`, or adds them.
+    ///
+    /// # Safety
+    /// The processor is [`available`]; each row is valid for `pairs` pairs, the panel and the sums for their vectors.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn tile_of_panel<const R: usize, const V: usize>(
+        x: &[*const u32; R],
+        panel: &[f32],
+        pairs: usize,
+        new: bool,
+        sums: &mut [f32],
+    ) {
+        let mut totals = [[_mm512_setzero_ps(); V]; R];
+        // SAFETY: as above.
+        unsafe {
+            let line = |r: usize, v: usize| sums.as_ptr().add((r * V + v) * LANES);
+            if !new {
+                totals = std::array::from_fn(|r| std::array::from_fn(|v| _mm512_loadu_ps(line(r, v))));
+            }
+            let mut w = panel.as_ptr();
+            for k in 0..pairs {
+                let columns: [__m512bh; V] = std::array::from_fn(|v| load(w.add(v * LANES)));
+                for (totals, x) in totals.iter_mut().zip(x) {
+                    let x: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(k) as i32));
+                    for (total, &column) in totals.iter_mut().zip(&columns) {
+                        *total = _mm512_dpbf16_ps(*total, x, column);
+                    }
+                }
+                w = w.add(V * LANES);
+            }
+        }
+        for (totals, line) in totals.iter().zip(sums.chunks_exact_mut(V * LANES)) {
+            for (&total, to) in totals.iter().zip(line.chunks_exact_mut(LANES)) {
+                // SAFETY: a vector.
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr(), total) };
+            }
+        }
+    }
+}
+
+/// The pairs of a weight, as numbers of their size; nothing if it does not lie so.
+pub fn pairs_of(weight: &[half::bf16]) -> &[f32] {
+    // SAFETY: every pattern of bits is an f32.
+    match unsafe { weight.align_to::<f32>() } {
+        ([], pairs, []) => pairs,
+        _ => &[],
+    }
+}
+
+/// Other processors have none of these kernels.
+#[cfg(not(target_arch = "x86_64"))]
+mod other {
+    use half::bf16;
+
+    use super::Rows;
+    use crate::Pointwise;
+    use crate::cpu::dots::TILE_COLUMNS;
+    use crate::cpu::product::Factor;
+
+    pub fn available() -> bool {
+        false
+    }
+
+    impl Rows {
+        pub fn new(_: &[f32], _: usize) -> Self {
+            unreachable!("not available")
+        }
+    }
+
+    pub unsafe fn line(_: &[u32], _: &[bf16]) -> f32 {
+        unreachable!("not available")
+    }
+
+    pub unsafe fn tile<const R: usize>(
+        _: &[&[u32]; R],
+        _: &[&[bf16]; TILE_COLUMNS],
+        _: usize,
+    ) -> [[f32; TILE_COLUMNS]; R] {
+        unreachable!("not available")
+    }
+
+    pub unsafe fn product(_: &[f32], _: usize, _: usize, _: &[Factor<'_>], _: Option<Pointwise>) {
+        unreachable!("not available")
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub use other::{available, line, product, tile};
