@@ -16,7 +16,7 @@ use tx_core::weights::safetensors;
 use tx_core::weights::synth::Recipe;
 use tx_tests::{Array, REFERENCE, compare, folders, is_token, text_mask};
 use tx_train::arguments::TrainingArguments;
-use tx_train::loss::{self, Reduction};
+use tx_train::loss;
 use tx_train::optimizer::Optimizer;
 use tx_train::parameters::{Gradients, Parameters, Trainable};
 use tx_train::schedule::LrScheduler;
@@ -243,7 +243,7 @@ fn gradients(folder: &Path) -> Result<()> {
     compare("logits", &found, &expected, REFERENCE, is_token(mask.as_ref(), &expected.shape, false))?;
 
     let (logits, labels) = model.rows(logits, recording.get("labels")?)?;
-    let loss = loss::cross_entropy(logits, labels, 0.0, Reduction::Mean);
+    let loss = loss::cross_entropy(logits, labels, 0.0);
     let (difference, norm) = distance(&values(loss.clone().into())?, &Array::new(recording.get("loss")?)?.values);
     ensure!(difference <= RELATIVE * norm, "the loss is off by {difference:.2e}, it is {norm:.3e}");
 
@@ -307,14 +307,15 @@ fn losses(folder: &Path) -> Result<()> {
             let inputs = recording.under("inputs.").into_iter().map(|(name, data)| Ok((name, batch(&data, part)?)));
             let logits = model.logits(&inputs.collect::<Result<_>>()?)?;
             let (logits, labels) = model.rows(logits, &batch(labels, part)?)?;
-            items += labels.to_data().iter::<i64>().filter(|label| *label != IGNORED).count();
-            parts.push((logits, labels));
+            let labelled = labels.to_data().iter::<i64>().filter(|label| *label != IGNORED).count();
+            items += labelled;
+            parts.push((logits, labels, labelled));
         }
         let mut total = 0.0;
-        for (logits, labels) in parts {
-            // Every label of the update counts alike, in whichever part it is.
-            let reduction = Reduction::Items(items as f64);
-            let loss = loss::cross_entropy(logits, labels, arguments.label_smoothing_factor, reduction);
+        for (logits, labels, labelled) in parts {
+            // A mean over the labels of the update, in whichever part they are.
+            let share = labelled as f64 / items as f64;
+            let loss = loss::cross_entropy(logits, labels, arguments.label_smoothing_factor) * share;
             total += values(loss.clone().into())?[0];
             gradients.add(&model, &mut loss.backward());
         }

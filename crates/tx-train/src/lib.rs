@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod collate;
 pub mod data;
 pub mod logging;
+pub mod loss;
 pub mod metrics;
 pub mod optimizer;
 pub mod parameters;

@@ -23,7 +23,7 @@ use self::attention::Backward;
 use super::optim::values;
 use super::product::{Factor, Out, Weight, parallel};
 use super::{CHUNK, HeldAttention, kv, slice};
-use crate::{Pairs, Pointwise};
+use crate::{Pairs, Pointwise, with_exact_products};
 
 /// The most parts that rows are summed up in.
 const PARTS: usize = 64;
@@ -232,8 +232,11 @@ pub fn input_transposed(gradient: &[f32], weight: Weight<'_>, columns: usize, sh
     let rows = shape.num_elements() / columns.max(1);
     let steps = gradient.len() / rows.max(1);
     let factor = |out: Out| [Factor { weight, bias: None, columns, out }];
+    // Gradients are not rounded, whatever the weights are.
     // SAFETY: as above.
-    unsafe { create(shape, |out| super::product::product(gradient, steps, &factor(out), None)) }
+    let product = |out: Out| unsafe { super::product::product(gradient, steps, &factor(out), None) };
+    // SAFETY: as above.
+    unsafe { create(shape, |out| with_exact_products(|| product(out))) }
 }
 
 /// `aᵀ · b` of `[steps, rows]` and `[steps, columns]`: the gradient of a weight.

@@ -12,18 +12,12 @@ use rayon::prelude::*;
 use super::rows;
 use crate::cpu::lanes::{self, PANEL, Strip};
 use crate::cpu::panels;
-use crate::cpu::product::{Out, Weight, parallel};
+use crate::cpu::product::{Out, STRIP, Weight, parallel, row_groups};
 use crate::cpu::scratch::Scratch;
 use crate::cpu::transposed::Transposed;
 
 /// Rows from which on a copy of a panel is worth its cost.
 const MANY_ROWS: usize = 64;
-
-/// Rows that use a copy of a panel.
-const SHARED_ROWS: usize = 512;
-
-/// Steps of a panel, at most: whole vectors of every width.
-const STRIP: usize = 1536;
 
 /// Rows of a turned block, at most and, if threads would have nothing to do otherwise, at least.
 const TURNED_ROWS: usize = 256;
@@ -48,13 +42,11 @@ pub unsafe fn through(x: &[f32], steps: usize, weight: Weight<'_>, columns: usiz
         // SAFETY: as above.
         return unsafe { Transposed { x, steps, weight, columns, bias: None, act: None, out }.run() };
     }
-    let groups = (rows / SHARED_ROWS).max(1);
+    let groups = row_groups(rows);
     let blocks = columns.div_ceil(PANEL);
-    let cut = |group: usize| group * rows / groups;
-    parallel(groups * blocks, |task| {
-        let (group, column) = (task / blocks, task % blocks * PANEL);
-        let first = cut(group);
-        let x = &x[first * steps..cut(group + 1) * steps];
+    parallel(groups.len() * blocks, |task| {
+        let Range { start: first, end } = groups[task / blocks];
+        let (x, column) = (&x[first * steps..end * steps], task % blocks * PANEL);
         macerator::AutoArch::new().dispatch(Through { x, first, steps, weight, columns, column, out });
     });
 }
