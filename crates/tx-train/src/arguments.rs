@@ -4,7 +4,7 @@
 //! defaults, then a JSON or TOML file, then flags ([`TrainingArguments::load`]). A key that nobody knows is an error,
 //! and so are values that contradict each other, as they are in HF.
 
-mod read;
+pub(crate) mod read;
 pub(crate) mod setting;
 mod validate;
 

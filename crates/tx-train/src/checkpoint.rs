@@ -281,10 +281,7 @@ impl Checkpoints {
     pub fn resume(&self, from: &Resume) -> Result<Option<Saved>> {
         match from {
             Resume::No => Ok(None),
-            Resume::Folder(path) => {
-                let manifest = Manifest::check(path, Depth::Digest).map_err(|reason| Error::malformed(path, reason))?;
-                Saved::open(path, manifest, Vec::new()).map(Some)
-            }
+            Resume::Folder(path) => Saved::from_folder(path).map(Some),
             Resume::Latest => {
                 let mut skipped = Vec::new();
                 for (_, path) in self.named(PREFIX)?.into_iter().rev() {
@@ -380,6 +377,15 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// Opens a checkpoint, every byte of which is compared with its manifest.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is incomplete or damaged, and for one that no run can go on from.
+    pub fn from_folder(path: &Path) -> Result<Self> {
+        let manifest = Manifest::check(path, Depth::Digest).map_err(|reason| Error::malformed(path, reason))?;
+        Self::open(path, manifest, Vec::new())
+    }
+
     fn open(path: &Path, manifest: Manifest, skipped: Vec<Skipped>) -> Result<Self> {
         for name in [TRAINER_STATE, OPTIMIZER, SCHEDULER, RNG_STATE] {
             if !manifest.has(name) {

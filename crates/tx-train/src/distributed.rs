@@ -51,6 +51,8 @@ mod watch;
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tx_core::error::{Error, Result};
 
@@ -188,6 +190,31 @@ fn launched(variable: &dyn Fn(&str) -> Option<String>) -> usize {
 /// [`Error::Distributed`].
 pub fn gather(ranks: &dyn Communicator, own: &[u8]) -> Result<Vec<Vec<u8>>> {
     (0..ranks.size()).map(|root| ranks.broadcast(root, own.to_vec())).collect()
+}
+
+/// The rows of all ranks, in the order of the data set, of which every rank has each `size`th one from its own on. What is
+/// computed of them is the same everywhere: decisions that depend on an evaluation must not differ.
+///
+/// # Errors
+/// [`Error::Distributed`].
+pub fn gather_rows<T: Serialize + DeserializeOwned>(ranks: &dyn Communicator, own: Vec<T>) -> Result<Vec<T>> {
+    if ranks.size() == 1 {
+        return Ok(own);
+    }
+    let broken = |error: serde_json::Error| Error::distributed(None, error, REMEDY);
+    let own = serde_json::to_vec(&own).map_err(broken)?;
+    let mut parts = Vec::with_capacity(ranks.size());
+    for part in gather(ranks, &own)? {
+        parts.push(serde_json::from_slice::<Vec<T>>(&part).map_err(broken)?.into_iter());
+    }
+    let mut rows = Vec::with_capacity(parts.iter().map(ExactSizeIterator::len).sum());
+    loop {
+        let before = rows.len();
+        rows.extend(parts.iter_mut().filter_map(Iterator::next));
+        if rows.len() == before {
+            return Ok(rows);
+        }
+    }
 }
 
 /// Makes sure that all ranks have the same of something, by its digest: the weights, the arguments, the data.

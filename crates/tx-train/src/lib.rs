@@ -9,6 +9,9 @@
 //! | [`metrics`] | how good predictions are |
 //! | [`parameters`] | which parameters are trained, and their gradients |
 //! | [`optimizer`] | what gradients do to them |
+//! | [`trainer`] | the loop |
+//! | [`loss`] | what training makes smaller |
+//! | [`distributed`] | several processes that train one model |
 //! | [`callback`] | what is called at the events of a training |
 //! | [`checkpoint`] | what a run leaves on disk, and resumes from |
 //! | [`logging`] | logs: JSON lines, TensorBoard, a bar |
@@ -18,9 +21,11 @@ pub mod callback;
 pub mod checkpoint;
 pub mod collate;
 pub mod data;
+pub mod distributed;
 pub mod logging;
 pub mod loss;
 pub mod metrics;
 pub mod optimizer;
 pub mod parameters;
 pub mod schedule;
+pub mod trainer;

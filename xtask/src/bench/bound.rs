@@ -86,6 +86,11 @@ impl Cost {
         Ok(cost)
     }
 
+    /// With what gradients cost: each product has two more of its size, one for either factor.
+    pub fn with_gradients(self) -> Self {
+        Self { linear: 3.0 * self.linear, attention: 3.0 * self.attention, ..self }
+    }
+
     pub fn bound(&self, ceilings: &Ceilings) -> Bound {
         let linear_peak = if self.int8 { ceilings.int8_peak } else { ceilings.matrix_peak };
         let compute = self.linear / linear_peak + self.attention / ceilings.matrix_peak;

@@ -20,6 +20,7 @@ mod inputs;
 mod media;
 mod report;
 mod side;
+mod train;
 mod worker;
 mod workload;
 

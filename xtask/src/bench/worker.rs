@@ -26,6 +26,7 @@ use super::bound::Ceilings;
 use super::inputs::Random;
 use super::media::Media;
 use super::side::peak_bytes;
+use super::train::train;
 
 #[derive(Args)]
 pub struct WorkerArgs {
@@ -51,6 +52,15 @@ enum Work {
         seq: usize,
         #[arg(long)]
         int8: bool,
+    },
+    /// Serve updates of a base model.
+    Train {
+        #[arg(long)]
+        model: PathBuf,
+        #[arg(long)]
+        batch: usize,
+        #[arg(long)]
+        seq: usize,
     },
     /// Serve a language model, called as generation does.
     Generate {
@@ -92,6 +102,7 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
                 let quantize = int8.then_some(Quantization::Int8);
                 forward(model, *batch, *seq, &LoadOptions { quantize, ..options })
             }
+            Work::Train { model, batch, seq } => train(model, *batch, *seq, &options),
             Work::Generate { model, batch, prompt, steps } => generate(model, *batch, *prompt, *steps, &options),
             Work::Media { model, media } => media.serve(model, &options),
             Work::Embed { model, texts } => embed(model, texts, &options),

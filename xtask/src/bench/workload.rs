@@ -23,6 +23,8 @@ const PROMPT: usize = 16;
 pub enum Workload {
     /// The forward pass of BERT-base with weights from a hash.
     Forward { batch: usize, seq: usize, int8: bool },
+    /// An update of all weights of BERT-base, which are from a hash.
+    Train { batch: usize, seq: usize },
     /// A prompt through a LLaMA with weights from a hash, up to the scores of what follows.
     Prefill { model: &'static str, bf16: bool, prompt: usize },
     /// Tokens of each row through it, one after another, each the most probable one; a prompt is in the cache.
@@ -45,6 +47,7 @@ pub static WORKLOADS: &[(&str, Workload)] = &[
     ("bert-int8-1x128", Workload::Forward { batch: 1, seq: 128, int8: true }),
     ("bert-int8-1x512", Workload::Forward { batch: 1, seq: 512, int8: true }),
     ("bert-int8-8x128", Workload::Forward { batch: 8, seq: 128, int8: true }),
+    ("bert-train-8x128", Workload::Train { batch: 8, seq: 128 }),
     ("llama-135m-f32-decode", Workload::Decode { model: "llama-135m", bf16: false, batch: 1, steps: 32 }),
     ("llama-135m-f32-decode8", Workload::Decode { model: "llama-135m", bf16: false, batch: 8, steps: 32 }),
     ("llama-135m-bf16-decode", Workload::Decode { model: "llama-135m", bf16: true, batch: 1, steps: 32 }),
@@ -151,6 +154,25 @@ impl Workload {
                 }
                 Some(cost)
             }
+            Self::Train { batch, seq } => {
+                let model = synthetic("bert-base", false)?;
+                let arguments = |mut command: Command| {
+                    command.arg("--model").arg(&model);
+                    command.args(["--batch", &batch.to_string(), "--seq", &seq.to_string()]);
+                    command
+                };
+                let mut tx = setup.tx();
+                tx.arg("train");
+                let tx = Worker::start(&mut arguments(tx), output.clone())?;
+                let cost = Cost::encoder(&model, &tx.lengths, false)?.with_gradients();
+                sides.push(Box::new(tx));
+                if peers.contains(&Peer::Torch) {
+                    let mut command = arguments(setup.python("torch_train.py")?);
+                    command.args(["--threads", &setup.threads.to_string()]);
+                    sides.push(Box::new(Worker::start(&mut command, output.clone())?));
+                }
+                Some(cost)
+            }
             Self::Prefill { model, bf16, prompt } => {
                 return Generation { model, bf16, batch: 1, prompt, steps: 0 }.start(peers, setup);
             }
@@ -221,7 +243,7 @@ impl Workload {
     /// How many vectors of equal length the numbers of a side are, each of which has to agree.
     pub fn rows(self) -> usize {
         match self {
-            Self::Forward { .. } | Self::Prefill { .. } | Self::Start => 1,
+            Self::Forward { .. } | Self::Train { .. } | Self::Prefill { .. } | Self::Start => 1,
             Self::Decode { batch, .. } => batch,
             Self::Media(_, media) => media.rows(),
             Self::Embed { sentences } => sentences,
@@ -233,7 +255,7 @@ impl Workload {
     /// llama.cpp keeps keys and values in f16.
     pub fn check(self, difference: &Difference) -> Result<()> {
         let (holds, expected) = match self {
-            Self::Forward { int8: false, .. } | Self::Media(..) => {
+            Self::Forward { int8: false, .. } | Self::Train { .. } | Self::Media(..) => {
                 (difference.relative_l2 <= 1e-3, "a relative L2 of at most 1e-3")
             }
             Self::Forward { int8: true, .. } => (difference.cosine >= 0.95, "a cosine of at least 0.95"),
@@ -325,7 +347,7 @@ mod tests {
         assert_eq!(names(&[]).unwrap().len(), WORKLOADS.len());
         assert_eq!(names(&["start", "minilm-1"]).unwrap(), ["minilm-1", "start"]);
         assert_eq!(names(&["minilm"]).unwrap(), ["minilm-1", "minilm-1000"]);
-        assert_eq!(names(&["bert-int8", "bert"]).unwrap().len(), 8);
+        assert_eq!(names(&["bert-int8", "bert"]).unwrap().len(), 9);
         assert_eq!(names(&["llama-135m-bf16-decode"]).unwrap(), ["llama-135m-bf16-decode"]);
         assert_eq!(names(&["vit", "whisper-base-decode"]).unwrap(), ["vit-b16-1", "vit-b16-8", "whisper-base-decode"]);
         for unknown in ["bert-f3", "mini", ""] {

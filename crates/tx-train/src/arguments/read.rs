@@ -120,10 +120,19 @@ impl TrainingArguments {
     /// # Errors
     /// As [`TrainingArguments::from_file`]; [`Error::Input`] for the same in flags.
     pub fn load<'a>(file: Option<&Path>, flags: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let keys = file.map(read_keys).transpose()?.unwrap_or_default();
+        Self::from_keys(file, keys, flags)
+    }
+
+    /// As [`TrainingArguments::load`], with what a part of a file says.
+    pub(crate) fn from_keys<'a>(
+        file: Option<&Path>,
+        keys: Map<String, Value>,
+        flags: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self> {
         let mut arguments = Self::default();
         let mut from_file = BTreeSet::new();
         if let Some(path) = file {
-            let keys = read_keys(path)?;
             arguments.take(&keys).map_err(|problem| in_file(path, problem))?;
             from_file.extend(keys.into_iter().map(|(key, _)| key));
         }
@@ -203,7 +212,8 @@ fn unread(key: &str, value: &Value) -> Result<(), Problem> {
 }
 
 /// The keys of a file, in its order.
-fn read_keys(path: &Path) -> Result<Map<String, Value>> {
+/// The keys of a JSON or TOML file.
+pub(crate) fn read_keys(path: &Path) -> Result<Map<String, Value>> {
     let toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     let value = if toml { read_toml(path)? } else { read_json(path)? };
     match value {

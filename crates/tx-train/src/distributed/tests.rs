@@ -91,6 +91,15 @@ fn everybody_learns_what_one_has() {
         assert_eq!((of_two, gathered), (vec![2; 2], vec![vec![0; 2], vec![1; 2], vec![2; 2]]));
         assert_eq!(is_main, rank == 0);
     }
+    for rows in on_ranks(3, |ranks| {
+        let own: Vec<(u8, String)> =
+            (0..7).skip(ranks.rank()).step_by(3).map(|row| (row, "x".repeat(row.into()))).collect();
+        let rows = gather_rows(ranks, own).unwrap();
+        ranks.finish().unwrap();
+        rows
+    }) {
+        assert!(rows.iter().map(|(row, text)| (*row, text.len())).eq((0..7).map(|row| (row, usize::from(row)))));
+    }
     let mut sum = [5.0];
     Single.sum(&mut sum).unwrap();
     assert_eq!((sum, Single.all_reduce(vec![1.0]).unwrap().wait().unwrap()), ([5.0], vec![1.0]));

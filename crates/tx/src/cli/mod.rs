@@ -14,6 +14,7 @@ mod info;
 mod models;
 mod output;
 mod run;
+mod train;
 
 use std::any::Any;
 use std::io::{self, Write};
@@ -52,6 +53,10 @@ enum Command {
     Embed(embed::EmbedArgs),
     /// Runs one forward pass, from tensors in a file to tensors in a file
     Forward(forward::ForwardArgs),
+    /// Fine-tunes a model on files of rows, as a configuration file says
+    Train(train::TrainArgs),
+    /// Judges a model on files of rows
+    Eval(train::EvalArgs),
     /// Says what a model is and what can be done with it
     Info(info::InfoArgs),
     /// Lists the architectures and their heads
@@ -144,6 +149,8 @@ impl Command {
             Self::Chat(args) => threads::run(|| chat::run(args, common)),
             Self::Embed(args) => threads::run(|| embed::run(args, common)),
             Self::Forward(args) => threads::run(|| forward::run(args, common)),
+            Self::Train(args) => threads::run(|| train::train(args, common)),
+            Self::Eval(args) => threads::run(|| train::eval(args, common)),
             Self::Info(args) => info::run(args, common),
             Self::Models => models::run(common),
             Self::Download(args) => download::run(args, common),
@@ -167,7 +174,7 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 /// Prints warnings to stderr, and more with `TX_LOG=debug` or `TX_LOG=tx_core=trace`.
 fn log_warnings() {
     const WARNINGS: &str = "off,tx=warn,tx_audio=warn,tx_core=warn,tx_generate=warn,tx_kernels=warn,\
-                            tx_multimodal=warn,tx_text=warn,tx_vision=warn";
+                            tx_multimodal=warn,tx_text=warn,tx_train=warn,tx_vision=warn";
     let filter = EnvFilter::try_from_env("TX_LOG").unwrap_or_else(|_| EnvFilter::new(WARNINGS));
     // Only a second logger could be an error here, and this is the first.
     let _ = tracing_subscriber::fmt()
