@@ -53,6 +53,7 @@ fn trials() -> Vec<Trial> {
         (_, Err(_)) => Some("skipped: needs `mpirun`"),
         _ => None,
     };
+    #[expect(clippy::type_complexity, reason = "a table")]
     let with_mpi: [(&str, fn() -> Result<()>); 6] = [
         ("ranks_exchange_what_they_have", exchange),
         ("an_error_of_one_rank_ends_all", failing),

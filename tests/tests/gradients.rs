@@ -42,6 +42,7 @@ fn main() {
 
 fn trials() -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
+    #[expect(clippy::type_complexity, reason = "a table")]
     let sections: [(_, fn(&Path) -> Result<()>); 2] = [("gradients", gradients), ("losses", losses)];
     for (section, run) in sections {
         for folder in folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/train").join(section))? {

@@ -1,8 +1,8 @@
 //! `cargo xtask digits`: scikit-learn's handwritten digits as folders of pictures, one for each digit.
 //!
-//! The data are 1797 pictures of 8 by 8 pixels, a row of 64 numbers from 0 to 16 and the digit. Of each digit a fifth is
-//! for tests, by lot. People's pictures are larger, often dark on light, and not so well centred: the pictures to learn
-//! from get changed copies besides, and those for tests are changed once more in a folder of their own.
+//! The data are 1797 pictures of 8 by 8 pixels, a row of 64 numbers from 0 to 16 and the digit. Of each digit a fifth
+//! is for tests, by lot. People's pictures are larger, often dark on light, and not so well centred: the pictures to
+//! learn from get changed copies besides, and those for tests are changed once more in a folder of their own.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -203,6 +203,19 @@ pub fn from_folder<T: ?Sized + Task>(
     options: &LoadOptions,
 ) -> Result<Auto<T>> {
     let config = Config::from_folder(folder)?;
+    let entry = find(table, classes, &config)?;
+    entry.load(config, &Checkpoint::from_folder(folder)?, options)
+}
+
+/// The line of a table that a config is for.
+///
+/// # Errors
+/// As [`from_folder`], but for those of loading.
+pub fn find<'t, T: ?Sized + Task>(
+    table: &'t [Entry<T>],
+    classes: &[&dyn Class],
+    config: &Config,
+) -> Result<&'t Entry<T>> {
     let model_type = config.model_type()?;
     // An architecture may have several classes for a task: the one that the config names, or else the first.
     let of_type = || table.iter().filter(|entry| entry.model_type == model_type);
@@ -210,12 +223,12 @@ pub fn from_folder<T: ?Sized + Task>(
     let Some(entry) = named.or_else(|| of_type().next()) else {
         let tasks: Vec<_> = classes.iter().filter(|c| c.model_type() == model_type).map(|c| c.task()).collect();
         return Err(if tasks.is_empty() {
-            unknown_architecture(&config, model_type, classes)
+            unknown_architecture(config, model_type, classes)
         } else {
             Error::NoHead { model_type: model_type.to_owned(), task: T::NAME, available: tasks.join(", ") }
         });
     };
-    entry.load(config, &Checkpoint::from_folder(folder)?, options)
+    Ok(entry)
 }
 
 /// A table's line of any task: what `tx models` lists and `tx forward` runs.

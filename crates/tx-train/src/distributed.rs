@@ -192,8 +192,8 @@ pub fn gather(ranks: &dyn Communicator, own: &[u8]) -> Result<Vec<Vec<u8>>> {
     (0..ranks.size()).map(|root| ranks.broadcast(root, own.to_vec())).collect()
 }
 
-/// The rows of all ranks, in the order of the data set, of which every rank has each `size`th one from its own on. What is
-/// computed of them is the same everywhere: decisions that depend on an evaluation must not differ.
+/// The rows of all ranks, in the order of the data set, of which every rank has each `size`th one from its own on. What
+/// is computed of them is the same everywhere: decisions that depend on an evaluation must not differ.
 ///
 /// # Errors
 /// [`Error::Distributed`].

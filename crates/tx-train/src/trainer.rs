@@ -10,9 +10,11 @@
 //! | `model.rs` | a model of a task, from a batch to its loss |
 //! | `task.rs` | what models are trained for, and how data become examples for it |
 //! | `config.rs` | the file that `tx train` reads |
+//! | `head.rs` | a head for other classes |
 //! | `judge.rs` | the metrics of an evaluation |
 
 mod config;
+mod head;
 mod judge;
 mod model;
 mod task;
@@ -25,9 +27,10 @@ use serde_json::json;
 use tx_core::error::{Error, Result};
 
 pub use self::config::TrainConfig;
+pub use self::head::Head;
 use self::judge::Judge;
-pub use self::model::{Loss, TrainingModel};
-pub use self::task::{DataPreparation, TrainingTask};
+pub use self::model::{Forward, TrainingModel};
+pub use self::task::{DataPreparation, TrainingTask, find_head, head_of};
 use crate::arguments::{Resume, SamplingStrategy, SaveStrategy, TrainingArguments};
 use crate::callback::{Callback, CallbackHandler, Context, TrainerControl};
 use crate::checkpoint::{Checkpoints, Metrics, Resumable, Saved, TrainerState};
@@ -60,6 +63,9 @@ pub struct TrainOutput {
     pub interrupted: bool,
 }
 
+/// What writes files into a folder.
+type Companions = dyn Fn(&Path) -> Result<()>;
+
 /// The data of a split.
 type Split = (std::sync::Arc<Examples>, Collator);
 
@@ -72,7 +78,7 @@ pub struct Trainer {
     handler: CallbackHandler,
     ranks: Box<dyn Communicator>,
     /// Writes what belongs to the model besides its weights, such as the tokenizer, into a folder.
-    companions: Box<dyn Fn(&Path) -> Result<()>>,
+    companions: Box<Companions>,
     interrupted: fn() -> bool,
     state: TrainerState,
     control: TrainerControl,
@@ -155,6 +161,14 @@ impl Trainer {
         &self.state
     }
 
+    /// Takes leave of the other ranks. It belongs after all else, on every rank.
+    ///
+    /// # Errors
+    /// [`Error::Distributed`].
+    pub fn finish(&self) -> Result<()> {
+        self.ranks.finish()
+    }
+
     /// Writes the model, and what belongs to it, into a folder that Python opens too.
     ///
     /// # Errors
@@ -230,8 +244,17 @@ impl Trainer {
             logged: (0.0, self.state.global_step),
             norm: None,
             rate: 0.0,
+            told_to_end: false,
         };
         let result = self.run(&mut run, max_steps, per_epoch);
+        if matches!(result, Err(Error::Distributed { .. })) && self.state.global_step > 0 {
+            // The others cannot be waited for any more. What the last update left is whole.
+            match self.write(&mut run) {
+                Ok(path) if self.ranks.is_main() => tracing::warn!("the last update is kept in {}", path.display()),
+                Ok(_) => {}
+                Err(error) => tracing::error!("the last update could not be saved: {error}"),
+            }
+        }
         untrack(&mut self.model);
         let mut output = result?;
         if self.arguments.load_best_model_at_end && !output.interrupted {
@@ -295,7 +318,7 @@ impl Trainer {
                 self.state.epoch = at.epoch as f64
                     + (at.batch.div_ceil(self.arguments.gradient_accumulation_steps as u64)) as f64 / per_epoch as f64;
                 event!(self, on_step_end)?;
-                interrupted = (self.interrupted)();
+                interrupted = run.told_to_end;
                 self.after_step(run, interrupted)?;
                 if interrupted || self.control.should_epoch_stop || self.control.should_training_stop {
                     break;
@@ -314,13 +337,45 @@ impl Trainer {
         Ok(TrainOutput { global_step: self.state.global_step, training_loss, metrics, interrupted })
     }
 
-    /// One update: its mean loss, and how many rows it was made of.
+    /// One update: its mean loss, and how many rows it was made of. Without one, the next batches are those of before.
     fn update(&mut self, run: &mut Run) -> Result<(f64, usize)> {
-        let epoch = run.loader.cursor().epoch;
-        let mut parts: Vec<Batch> = Vec::new();
-        while parts.len() < self.arguments.gradient_accumulation_steps && run.loader.cursor().epoch == epoch {
-            parts.push(run.loader.next_batch()?.1);
+        let before = run.loader.cursor();
+        let result = self.learn(run);
+        if result.is_err() {
+            run.loader.seek(before)?;
         }
+        result
+    }
+
+    /// The batches of one update.
+    fn parts(&self, loader: &mut DataLoader) -> Result<Vec<Batch>> {
+        let epoch = loader.cursor().epoch;
+        let mut parts = Vec::new();
+        while parts.len() < self.arguments.gradient_accumulation_steps && loader.cursor().epoch == epoch {
+            parts.push(loader.next_batch()?.1);
+        }
+        Ok(parts)
+    }
+
+    /// Adds up the gradients of the batches of this rank, and gives their part of the mean over `items`.
+    fn backward(&self, gradients: &mut Gradients, parts: &[Batch], items: f64) -> Result<f64> {
+        let mut loss = 0.0;
+        gradients.zero();
+        for batch in parts.iter().filter(|batch| self.model.items(batch) > 0) {
+            // Without the scores, whose memory the gradients take.
+            let part = self.model.forward(batch, self.arguments.label_smoothing_factor)?.loss.part(items);
+            let value = f64::from(part.clone().without_autodiff().into_scalar::<f32>());
+            if !value.is_finite() {
+                return Err(self.no_number(value, batch));
+            }
+            loss += value;
+            gradients.add(&self.model, &mut part.backward());
+        }
+        Ok(loss)
+    }
+
+    fn learn(&mut self, run: &mut Run) -> Result<(f64, usize)> {
+        let parts = agree(&*self.ranks, self.parts(&mut run.loader))?;
         let mut counts = [
             parts.iter().map(|batch| self.model.items(batch) as f64).sum::<f64>(),
             parts.iter().map(|batch| batch.len() as f64).sum(),
@@ -328,22 +383,12 @@ impl Trainer {
         ];
         self.ranks.sum(&mut counts)?;
         let [items, rows, tokens] = counts;
-        let mut loss = 0.0;
-        run.gradients.zero();
-        for batch in parts.iter().filter(|batch| self.model.items(batch) > 0) {
-            let Loss { sum, scores, .. } = self.model.loss(batch, self.arguments.label_smoothing_factor)?;
-            drop(scores);
-            let sum = sum / items;
-            let value = f64::from(sum.clone().without_autodiff().into_scalar::<f32>());
-            if !value.is_finite() {
-                return Err(self.no_number(value, batch));
-            }
-            loss += value;
-            run.gradients.add(&self.model, &mut sum.backward());
-        }
+        let loss = agree(&*self.ranks, self.backward(&mut run.gradients, &parts, items))?;
         all_reduce_gradients(&*self.ranks, &mut run.gradients)?;
-        let mut losses = [loss];
+        // A signal may reach one rank before the other: all end after the same update.
+        let mut losses = [loss, f64::from(u8::from((self.interrupted)()))];
         self.ranks.sum(&mut losses)?;
+        run.told_to_end = losses[1] > 0.0;
         let norm = run.gradients.clip(self.arguments.max_grad_norm);
         if !norm.is_finite()
             && let Some(batch) = parts.first()
@@ -417,20 +462,30 @@ impl Trainer {
     pub fn evaluate(&mut self) -> Result<Metrics> {
         let Some(eval) = self.eval.clone() else { return Err(Error::input("eval", "no data", "a file of rows")) };
         let mut loader = self.loader(&eval, false)?;
-        let (start, mut judge) = (Instant::now(), Judge::new(&self.model)?);
-        for _ in 0..loader.batches() {
-            let (_, batch) = loader.next_batch()?;
-            if !batch.is_empty() {
-                judge.add(&batch, self.model.loss(&batch, 0.0)?)?;
-            }
-            event!(self, on_prediction_step)?;
-        }
-        let rows = judge.rows();
+        let start = Instant::now();
+        let judged = self.judge(&mut loader);
+        let judge = agree(&*self.ranks, judged)?;
+        let mut rows = [judge.rows() as f64];
+        self.ranks.sum(&mut rows)?;
         let mut metrics = judge.metrics(&*self.ranks)?;
-        metrics.extend(speed_metrics("eval", start.elapsed(), Some(rows as f64), Some(loader.batches()), None));
+        metrics.extend(speed_metrics("eval", start.elapsed(), Some(rows[0]), Some(loader.batches()), None));
         metrics.insert("epoch".to_owned(), self.state.epoch);
         self.log(&metrics)?;
         Ok(metrics)
+    }
+
+    /// What this rank's part of the evaluation data gives.
+    fn judge(&mut self, loader: &mut DataLoader) -> Result<Judge> {
+        let mut judge = Judge::new(&self.model)?;
+        for _ in 0..loader.batches() {
+            let (_, batch) = loader.next_batch()?;
+            if !batch.is_empty() {
+                let forward = self.model.forward(&batch, 0.0)?;
+                judge.add(&self.model, &batch, forward)?;
+            }
+            event!(self, on_prediction_step)?;
+        }
+        Ok(judge)
     }
 
     fn log(&mut self, metrics: &Metrics) -> Result<()> {
@@ -440,6 +495,15 @@ impl Trainer {
     }
 
     fn save(&mut self, run: &mut Run) -> Result<PathBuf> {
+        // Nobody goes on before it is written.
+        let written = self.write(run);
+        let path = agree(&*self.ranks, written)?;
+        event!(self, on_save)?;
+        Ok(path)
+    }
+
+    /// Writes a checkpoint, if this is the rank that writes, and waits for nobody.
+    fn write(&mut self, run: &mut Run) -> Result<PathBuf> {
         self.state.stateful_callbacks = self.handler.states(&self.control);
         let mut path = PathBuf::new();
         if let Some(checkpoints) = &run.checkpoints {
@@ -455,8 +519,6 @@ impl Trainer {
                 companions(folder)
             })?;
         }
-        self.ranks.barrier()?;
-        event!(self, on_save)?;
         Ok(path)
     }
 }
@@ -474,4 +536,6 @@ struct Run {
     norm: Option<f64>,
     /// The rate of the last update.
     rate: f64,
+    /// Whether a rank has been told to end.
+    told_to_end: bool,
 }

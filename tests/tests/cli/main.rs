@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod built_in;
 mod generate;
 mod media;
 mod program;

@@ -348,8 +348,8 @@ fn capitalized(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + chars.as_str())
 }
 
-/// `a` becomes `an` before a vowel, and what follows the end of a sentence gets a capital. What follows a question or an
-/// exclamation in quotes may go on with the sentence and stays as it is.
+/// `a` becomes `an` before a vowel, and what follows the end of a sentence gets a capital. What follows a question or
+/// an exclamation in quotes may go on with the sentence and stays as it is.
 fn polished(text: &str) -> String {
     let words: Vec<&str> = text.split(' ').collect();
     let mut polished: Vec<String> = Vec::with_capacity(words.len());

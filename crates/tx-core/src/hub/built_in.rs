@@ -2,7 +2,8 @@
 //!
 //! They lie in the cache as downloads do, `models--owner--name/snapshots/<digest>/<file>`, but no ref points there: a
 //! repository of the same name on the Hub would be another model. A file that is there counts only if it is the same to
-//! the byte, and gets its name when it is complete. Where the cache cannot be written, a temporary folder takes its place.
+//! the byte, and gets its name when it is complete. Where the cache cannot be written, a temporary folder takes its
+//! place.
 
 use std::fs;
 use std::io::Write;
@@ -48,7 +49,7 @@ impl BuiltIn {
     /// What the name of its snapshot is: of the form that commits have.
     fn digest(&self) -> String {
         let mut digest = Sha256::new();
-        for (name, bytes) in self.files {
+        for &(name, bytes) in self.files {
             for part in [name.as_bytes(), bytes] {
                 digest.update((part.len() as u64).to_le_bytes());
                 digest.update(part);
@@ -59,7 +60,7 @@ impl BuiltIn {
 
     /// Writes the files that are not in the folder yet, or are not what they should be.
     fn unpack(&self, folder: &Path) -> Result<()> {
-        for (name, bytes) in self.files {
+        for &(name, bytes) in self.files {
             let path = folder.join(name);
             if is(&path, bytes) {
                 continue;

@@ -115,15 +115,15 @@ pub fn quantize_panel(lines: &[f32], bits: Bits, block: usize, steps: usize, pan
     let width = sums.len();
     let largest = if bits == Bits::Eight { 127.0 } else { 7.0 };
     let mut whole = vec![0i8; block];
-    for lane in 0..width {
-        sums[lane] = 0.0;
+    for (lane, sum) in sums.iter_mut().enumerate() {
+        *sum = 0.0;
         let line = lines.get(lane * steps..(lane + 1) * steps);
         let mut words = panel.as_chunks_mut::<4>().0.iter_mut().skip(lane).step_by(width);
         for b in 0..steps / block {
             whole.fill(0);
             let scale =
                 line.map_or(0.0, |line| rows::quantize_symmetric(&line[b * block..][..block], largest, &mut whole));
-            sums[lane] += scale * whole.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
+            *sum += scale * whole.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
             let whole = whole.chunks_exact(bits.steps_per_word()).map(|whole| word(bits, whole));
             words.by_ref().zip(std::iter::once(scale.to_ne_bytes()).chain(whole)).for_each(|(to, word)| *to = word);
         }

@@ -6,11 +6,11 @@ use burn::tensor::Tensor;
 use tx_core::error::{Error, Result};
 use tx_generate::argmax;
 
-use super::model::{Loss, TrainingModel};
+use super::model::{Forward, TrainingModel};
 use crate::checkpoint::Metrics;
 use crate::collate::{Batch, BatchLabels};
 use crate::data::IGNORED;
-use crate::distributed::Communicator;
+use crate::distributed::{Communicator, gather_rows};
 use crate::metrics::classification::{Average, accuracy, precision_recall_f1};
 use crate::metrics::correlation::{pearson, spearman};
 use crate::metrics::perplexity;
@@ -38,6 +38,8 @@ enum Kind {
     Tags(Vec<String>),
     /// Tokens of a vocabulary.
     Tokens,
+    /// By the loss alone.
+    Loss,
 }
 
 impl Judge {
@@ -46,6 +48,7 @@ impl Judge {
             TrainingModel::SequenceClassification(_) | TrainingModel::ImageClassification(..) => Kind::Classes,
             TrainingModel::TokenClassification(_) => Kind::Tags(model.config().labels()?),
             TrainingModel::MaskedLm(_) | TrainingModel::CausalLm(_) => Kind::Tokens,
+            TrainingModel::QuestionAnswering(_) | TrainingModel::SentenceEmbedding(_) => Kind::Loss,
         };
         Ok(Self {
             kind,
@@ -64,23 +67,22 @@ impl Judge {
         self.rows
     }
 
-    pub fn add(&mut self, batch: &Batch, loss: Loss) -> Result<()> {
+    pub fn add(&mut self, model: &TrainingModel, batch: &Batch, forward: Forward) -> Result<()> {
         self.rows += batch.len();
-        self.sum += f64::from(loss.sum.clone().into_scalar::<f32>());
-        self.items += loss.items as f64;
-        if !loss.values.is_empty() {
-            let [_, columns] = loss.scores.dims();
-            let scores = values(loss.scores)?;
+        self.sum += f64::from(forward.loss.sum.into_scalar::<f32>());
+        self.items += forward.loss.items as f64;
+        let Some(scores) = forward.scores.filter(|_| !matches!(self.kind, Kind::Tokens | Kind::Loss)) else {
+            return Ok(());
+        };
+        let [_, count] = scores.dims();
+        if let BatchLabels::Values { columns, values: right } = &batch.labels {
             // The correlation of several numbers for each row is that of the first.
-            self.numbers[0].extend(scores.iter().step_by(columns).map(|&score| f64::from(score)));
-            self.numbers[1].extend(loss.values.iter().step_by(columns).map(|&value| f64::from(value)));
+            self.numbers[0].extend(values(scores)?.iter().step_by(count).map(|&score| f64::from(score)));
+            self.numbers[1].extend(right.iter().step_by(*columns).map(|&value| f64::from(value)));
             return Ok(());
         }
-        if matches!(self.kind, Kind::Tokens) {
-            return Ok(());
-        }
-        let [_, count] = loss.scores.dims();
-        let best: Vec<usize> = values(loss.scores)?.chunks_exact(count).map(|row| argmax(row) as usize).collect();
+        let classes = model.classes(batch);
+        let best: Vec<usize> = values(scores)?.chunks_exact(count).map(|row| argmax(row) as usize).collect();
         let counted = |classes: &[i64], best: &[usize]| -> [Vec<usize>; 2] {
             let pairs = classes.iter().zip(best).filter(|(class, _)| **class != IGNORED);
             let (right, said) = pairs.map(|(class, best)| (*class as usize, *best)).unzip();
@@ -89,10 +91,10 @@ impl Judge {
         match (&self.kind, &batch.labels) {
             (Kind::Tags(_), BatchLabels::Tokens(labels)) => {
                 let seq = labels.seq.max(1);
-                self.tags.extend(loss.classes.chunks(seq).zip(best.chunks(seq)).map(|(c, b)| counted(c, b)));
+                self.tags.extend(classes.chunks(seq).zip(best.chunks(seq)).map(|(c, b)| counted(c, b)));
             }
             _ => {
-                let [said, right] = counted(&loss.classes, &best);
+                let [said, right] = counted(&classes, &best);
                 self.predictions.extend(said);
                 self.references.extend(right);
             }
@@ -100,15 +102,22 @@ impl Judge {
         Ok(())
     }
 
-    /// The metrics over all ranks; those that are no means are of the rows of this rank.
-    pub fn metrics(self, ranks: &dyn Communicator) -> Result<Metrics> {
-        let right = self.predictions.iter().zip(&self.references).filter(|(a, b)| a == b).count();
-        let mut sums = [self.sum, self.items, right as f64, self.predictions.len() as f64];
+    /// The metrics over the rows of all ranks: the same on each of them.
+    pub fn metrics(mut self, ranks: &dyn Communicator) -> Result<Metrics> {
+        let mut sums = [self.sum, self.items];
         ranks.sum(&mut sums)?;
         let loss = sums[0] / sums[1];
+        self.tags = gather_rows(ranks, self.tags)?;
+        let classes = self.predictions.into_iter().zip(self.references).collect();
+        (self.predictions, self.references) = gather_rows::<(usize, usize)>(ranks, classes)?.into_iter().unzip();
+        let [said, right] = self.numbers;
+        let numbers = gather_rows::<(f64, f64)>(ranks, said.into_iter().zip(right).collect())?;
+        let (said, right) = numbers.into_iter().unzip();
+        self.numbers = [said, right];
         let mut metrics = BTreeMap::from([("eval_loss".to_owned(), loss)]);
         let mut put = |name: &str, value: f64| metrics.insert(format!("eval_{name}"), value);
         match &self.kind {
+            Kind::Loss => {}
             Kind::Tokens => {
                 put("perplexity", perplexity(loss));
             }
@@ -126,12 +135,8 @@ impl Judge {
             }
             Kind::Classes if self.predictions.is_empty() => {}
             Kind::Classes => {
-                if ranks.size() == 1 {
-                    put("accuracy", accuracy(&self.predictions, &self.references)?);
-                    put("f1", precision_recall_f1(&self.predictions, &self.references, Average::Macro)?.f1);
-                } else {
-                    put("accuracy", sums[2] / sums[3]);
-                }
+                put("accuracy", accuracy(&self.predictions, &self.references)?);
+                put("f1", precision_recall_f1(&self.predictions, &self.references, Average::Macro)?.f1);
             }
         }
         Ok(metrics)

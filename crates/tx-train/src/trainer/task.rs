@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tx_core::config::Config;
 use tx_core::error::{Error, Result};
 use tx_core::tokenizer::Tokenizer;
 use tx_text::chat::ChatTemplate;
 
-use super::model::TrainingModel;
+use super::head::Head;
 use crate::collate::{Collator, CollatorOptions, Masking, MaskingOptions};
 use crate::data::{
-    ChatTuning, ClassLabels, Dataset, DatasetOptions, Examples, ImageClassification, LanguageModeling, Preparation,
-    PrepareOptions, SequenceClassification, Targets, TokenClassification,
+    ChatTuning, ClassLabels, Contrastive, Dataset, DatasetOptions, Examples, ImageClassification, LanguageModeling,
+    Preparation, PrepareOptions, QuestionAnswering, SequenceClassification, Targets, TokenClassification, find_classes,
 };
 
 /// What a model is trained for.
@@ -23,23 +24,29 @@ pub enum TrainingTask {
     TextClassification,
     /// The class of every word.
     TokenClassification,
+    /// Where in a text the answer to a question is.
+    QuestionAnswering,
     /// Hidden tokens.
     MaskedLm,
     /// The next token.
     CausalLm,
     /// What an assistant says.
     Chat,
+    /// Vectors that are near each other for texts that mean the same.
+    SentenceEmbedding,
     /// The class of a picture.
     ImageClassification,
 }
 
 impl TrainingTask {
     /// Every task with its name.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("causal-lm", Self::CausalLm),
         ("chat", Self::Chat),
         ("image-classification", Self::ImageClassification),
         ("masked-lm", Self::MaskedLm),
+        ("question-answering", Self::QuestionAnswering),
+        ("sentence-embedding", Self::SentenceEmbedding),
         ("text-classification", Self::TextClassification),
         ("token-classification", Self::TokenClassification),
     ];
@@ -59,8 +66,8 @@ impl TrainingTask {
 pub struct DataPreparation<'m> {
     /// The task.
     pub task: TrainingTask,
-    /// The model that learns.
-    pub model: &'m TrainingModel,
+    /// What the outputs of the model mean, where it classifies.
+    pub head: Option<&'m Head>,
     /// Its tokenizer; none for pictures.
     pub tokenizer: Option<&'m Tokenizer>,
     /// Its chat template, if it has one.
@@ -85,6 +92,60 @@ fn take<T: for<'d> Deserialize<'d> + Default + serde::Serialize>(options: &mut M
         .map_err(|error| Error::input("[data]", error, "values of the right type"))
 }
 
+/// What the outputs of a model for these data mean, for tasks that have classes: all rows are read.
+///
+/// # Errors
+/// Those of reading the data; [`Error::Malformed`] for labels of different kinds.
+pub fn find_head(task: TrainingTask, path: &str, options: &Map<String, Value>, seed: u64) -> Result<Option<Head>> {
+    let mut options = options.clone();
+    let dataset = Dataset::open(path, &take::<DatasetOptions>(&mut options)?)?;
+    let column = |default: &str| match options.get("label_column") {
+        Some(Value::String(column)) => column.clone(),
+        _ => default.to_owned(),
+    };
+    let (labels, problem_type) = match task {
+        TrainingTask::TextClassification => match Targets::find(&dataset, &column("label"))? {
+            Targets::Classes(classes) => (Ok(classes.names().to_vec()), "single_label_classification"),
+            Targets::MultiLabel(classes) => (Ok(classes.names().to_vec()), "multi_label_classification"),
+            Targets::Regression(count) => (Err(count), "regression"),
+        },
+        TrainingTask::TokenClassification => {
+            let classes = find_classes(&dataset, &column("ner_tags"))?;
+            return Ok(Some(Head { labels: Ok(classes.names().to_vec()), problem_type: None, seed }));
+        }
+        TrainingTask::ImageClassification => {
+            let classes = match dataset.classes()? {
+                Some(names) => names,
+                None => find_classes(&dataset, &column("label"))?.names().to_vec(),
+            };
+            return Ok(Some(Head { labels: Ok(classes), problem_type: None, seed }));
+        }
+        TrainingTask::QuestionAnswering => {
+            // Two outputs, which have no names of their own.
+            return Ok(Some(Head { labels: Err(2), problem_type: None, seed }));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Head { labels, problem_type: Some(problem_type), seed }))
+}
+
+/// What the outputs of a trained model mean.
+///
+/// # Errors
+/// As [`Config::labels`].
+pub fn head_of(task: TrainingTask, config: &Config) -> Result<Option<Head>> {
+    let problem_type = config.get("problem_type").and_then(Value::as_str);
+    let kinds = ["regression", "multi_label_classification", "single_label_classification"];
+    let problem_type = kinds.into_iter().find(|kind| Some(*kind) == problem_type);
+    let names = config.labels()?;
+    let labels = if problem_type == Some("regression") { Err(names.len()) } else { Ok(names) };
+    let classifies = matches!(
+        task,
+        TrainingTask::TextClassification | TrainingTask::TokenClassification | TrainingTask::ImageClassification
+    );
+    Ok(classifies.then_some(Head { labels, problem_type, seed: 0 }))
+}
+
 impl DataPreparation<'_> {
     /// The examples of files, in files of their own in `scratch`, and what makes batches of them.
     ///
@@ -95,7 +156,7 @@ impl DataPreparation<'_> {
         let mut options = self.options.clone();
         let dataset = Dataset::open(path, &take::<DatasetOptions>(&mut options)?)?;
         let masking: MaskingOptions = take(&mut options)?;
-        let task = self.task(&dataset, &mut options)?;
+        let task = self.task(&mut options)?;
         if let Some(key) = options.keys().next() {
             let mut known = Vec::new();
             for defaults in [serde_json::to_value(DatasetOptions::default()), serde_json::to_value(masking)] {
@@ -124,7 +185,7 @@ impl DataPreparation<'_> {
         Ok((examples, collator))
     }
 
-    fn task<'s>(&'s self, dataset: &Dataset, options: &mut Map<String, Value>) -> Result<Box<dyn Preparation + 's>> {
+    fn task<'s>(&'s self, options: &mut Map<String, Value>) -> Result<Box<dyn Preparation + 's>> {
         if self.task == TrainingTask::ImageClassification {
             return Ok(Box::new(ImageClassification::new(take(options)?, self.classes()?)));
         }
@@ -133,16 +194,20 @@ impl DataPreparation<'_> {
         Ok(match self.task {
             TrainingTask::TextClassification => {
                 let options: crate::data::SequenceClassificationOptions = take(options)?;
-                let targets = match Targets::find(dataset, &options.label_column)? {
-                    Targets::Classes(_) => Targets::Classes(self.classes()?),
-                    Targets::MultiLabel(_) => Targets::MultiLabel(self.classes()?),
-                    regression => regression,
+                let targets = match self.head {
+                    Some(Head { labels: Err(count), .. }) => Targets::Regression(*count),
+                    Some(Head { problem_type: Some("multi_label_classification"), .. }) => {
+                        Targets::MultiLabel(self.classes()?)
+                    }
+                    _ => Targets::Classes(self.classes()?),
                 };
                 Box::new(SequenceClassification::new(tokenizer, options, targets))
             }
             TrainingTask::TokenClassification => {
                 Box::new(TokenClassification::new(tokenizer, take(options)?, self.classes()?))
             }
+            TrainingTask::QuestionAnswering => Box::new(QuestionAnswering::new(tokenizer, take(options)?, false)?),
+            TrainingTask::SentenceEmbedding => Box::new(Contrastive::new(tokenizer, take(options)?)?),
             TrainingTask::MaskedLm => Box::new(LanguageModeling::masked(tokenizer, take(options)?)?),
             TrainingTask::Chat => {
                 let template = self.template.ok_or_else(|| missing("chat template"))?;
@@ -156,6 +221,9 @@ impl DataPreparation<'_> {
 
     /// The classes of the model.
     fn classes(&self) -> Result<ClassLabels> {
-        ClassLabels::new(self.model.config().labels()?)
+        match self.head {
+            Some(Head { labels: Ok(names), .. }) => ClassLabels::new(names.clone()),
+            _ => Err(Error::input("labels", "numbers", "the classes of a model")),
+        }
     }
 }

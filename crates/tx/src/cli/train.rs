@@ -12,7 +12,7 @@ use tx_text::chat::ChatTemplate;
 use tx_train::arguments::TrainingArguments;
 use tx_train::checkpoint::Metrics;
 use tx_train::distributed::{self, Options};
-use tx_train::trainer::{DataPreparation, TrainConfig, Trainer, TrainingModel, TrainingTask};
+use tx_train::trainer::{DataPreparation, Head, TrainConfig, Trainer, TrainingModel, TrainingTask, find_head, head_of};
 
 use super::Common;
 use super::output::{print_json, print_line, print_table};
@@ -55,7 +55,8 @@ pub struct TrainArgs {
 pub struct EvalArgs {
     /// A folder, or a model on the Hub: `owner/name[@revision]`
     pub model: String,
-    /// What the model does: causal-lm, chat, image-classification, masked-lm, text-classification or token-classification
+    /// What the model does: causal-lm, chat, image-classification, masked-lm, question-answering, sentence-embedding,
+    /// text-classification or token-classification
     #[arg(long)]
     pub task: String,
     /// The files of rows, as `[data]` of a training has them
@@ -81,12 +82,13 @@ struct Loaded {
     model: TrainingModel,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
+    head: Option<Head>,
     folder: PathBuf,
 }
 
 impl Loaded {
-    fn new(model: &str, task: TrainingTask, common: &Common) -> Result<Self> {
-        let folder = common.folder(model)?;
+    /// The model of a folder; `head` says what its outputs are to mean, if that is not as its config says.
+    fn new(folder: PathBuf, task: TrainingTask, common: &Common, head: Option<Head>) -> Result<Self> {
         let tokenizer = match task {
             TrainingTask::ImageClassification => None,
             _ => Some(Tokenizer::from_folder(&folder)?),
@@ -95,14 +97,18 @@ impl Loaded {
             (Some(tokenizer), TrainingTask::Chat) => Some(ChatTemplate::from_folder(&folder, tokenizer.special())?),
             _ => None,
         };
-        let model = TrainingModel::from_folder(&folder, task, &common.load_options()?)?;
-        Ok(Self { model, tokenizer, template, folder })
+        let model = TrainingModel::from_folder(&folder, task, &common.load_options()?, head.as_ref())?;
+        let head = match head {
+            Some(head) => Some(head),
+            None => head_of(task, model.config())?,
+        };
+        Ok(Self { model, tokenizer, template, head, folder })
     }
 
     fn data(&self, task: TrainingTask, options: &Map<String, Value>, seed: u64) -> DataPreparation<'_> {
         DataPreparation {
             task,
-            model: &self.model,
+            head: self.head.as_ref(),
             tokenizer: self.tokenizer.as_ref(),
             template: self.template.as_ref(),
             options: options.clone(),
@@ -134,7 +140,8 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<()> {
     let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
     let ranks = distributed::connect(Options { interrupted, ..Options::default() })?;
     let is_main = ranks.is_main();
-    let loaded = Loaded::new(&config.model, config.task, common)?;
+    let head = find_head(config.task, &config.train, &config.data, seed)?;
+    let loaded = Loaded::new(common.folder(&config.model)?, config.task, common, head)?;
     let scratch = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let data = loaded.data(config.task, &config.data, seed);
     let train = data.prepare(&config.train, scratch.path())?;
@@ -144,22 +151,21 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<()> {
         .with_companions(move |to| companions(&folder, to))
         .until(interrupted);
     let result = trainer.train()?;
-    if !is_main {
-        return Ok(());
-    }
     if result.interrupted {
+        trainer.finish()?;
         let step = result.global_step;
-        return print_line(&format!(
-            "stopped after step {step}; `tx train --resume` goes on from `{}`",
-            output.display()
-        ));
+        let text = format!("stopped after step {step}; `tx train --resume` goes on from `{}`", output.display());
+        return if is_main { print_line(&text) } else { Ok(()) };
     }
-    trainer.save_model(&output)?;
+    if is_main {
+        trainer.save_model(&output)?;
+    }
     let mut metrics = result.metrics;
     if config.eval.is_some() {
         metrics.extend(trainer.evaluate()?);
     }
-    print_metrics(&metrics, common)
+    trainer.finish()?;
+    if is_main { print_metrics(&metrics, common) } else { Ok(()) }
 }
 
 /// Copies what belongs to a model besides its weights.
@@ -183,7 +189,7 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     for (key, text) in pairs(&args.set)? {
         options.insert(key.to_owned(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)));
     }
-    let loaded = Loaded::new(&args.model, task, common)?;
+    let loaded = Loaded::new(common.folder(&args.model)?, task, common, None)?;
     let scratch = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let arguments = TrainingArguments {
         per_device_eval_batch_size: args.batch_size,
