@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tx_core::weights::save::MAX_SHARD_SIZE;
 use tx_core::weights::synth::Recipe;
-use tx_tests::{models, tx};
+use tx_tests::tx;
 
 /// How often a run is killed.
 const KILLS: u64 = 20;
@@ -27,7 +27,8 @@ impl Run {
     /// The model that tells stories, before it has learned anything.
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (source, model) = (models().join("../../../models/stories"), folder.path().join("model"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/stories");
+        let model = folder.path().join("model");
         fs::create_dir(&model).unwrap();
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
             fs::copy(source.join(name), model.join(name)).unwrap();
