@@ -267,7 +267,7 @@ fn stepwise(subject: &Subject) -> Result<()> {
     }
     let inputs = |tokens: &[i64], device: &Device| {
         let input_ids = Tensor::from_data(TensorData::new(tokens.to_vec(), [1, tokens.len()]), device);
-        TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None }
+        TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None, past: 0 }
     };
     if let Some(model) = load(subject, CAUSAL_LM)? {
         return same_by_steps(subject, &model.cache_kinds(), |tokens, cache| {

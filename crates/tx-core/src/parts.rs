@@ -29,11 +29,35 @@ const SAMPLES: usize = 320;
 pub(crate) struct InParts<M> {
     model: M,
     tokens: usize,
+    attached: Attached,
 }
 
 impl<M> InParts<M> {
     pub(crate) fn new(model: M, report: &LoadReport) -> Self {
-        Self { model, tokens: if report.quantized > 0 { TOKENS_QUANTIZED } else { TOKENS } }
+        let tokens = if report.quantized > 0 { TOKENS_QUANTIZED } else { TOKENS };
+        Self { model, tokens, attached: Attached::default() }
+    }
+
+    /// Calls `forward` with some rows at a time, behind the virtual tokens if there are any.
+    fn in_parts<I: Batch, T: Rows>(
+        &self,
+        inputs: &I,
+        record: &mut Record,
+        forward: impl Fn(&I, &mut Record) -> T,
+    ) -> T {
+        let Some(tokens) = self.attached.virtual_tokens() else {
+            return in_parts(self.tokens, inputs, record, forward);
+        };
+        let inputs = inputs.behind(tokens, record);
+        let result = in_parts(self.tokens, &inputs, record, forward);
+        tokens.passed(record.end_prefix());
+        result
+    }
+
+    /// How many of the first positions of a result are those of a prompt.
+    fn prompted(&self) -> usize {
+        let tokens = self.attached.virtual_tokens().filter(|tokens| tokens.first_id().is_some());
+        tokens.map_or(0, VirtualTokens::count)
     }
 }
 
@@ -53,12 +77,29 @@ impl<M: PretrainedModel> PretrainedModel for InParts<M> {
     fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
         self.model.map_parameters(f);
     }
+
+    fn visit_places(&self, f: &mut dyn FnMut(Parameter)) {
+        self.model.visit_places(f);
+    }
+
+    fn attached(&self) -> Option<&Attached> {
+        Some(&self.attached)
+    }
+
+    fn attached_mut(&mut self) -> Option<&mut Attached> {
+        Some(&mut self.attached)
+    }
 }
 
 /// The inputs of a pass over a batch.
-trait Batch {
+trait Batch: Clone {
     /// The number of rows, and the tokens of each.
     fn dims(&self) -> [usize; 2];
+
+    /// The same behind virtual tokens, which only texts have.
+    fn behind(&self, _: &dyn VirtualTokens, _: &mut Record) -> Self {
+        self.clone()
+    }
 
     fn device(&self) -> Device;
 
@@ -76,6 +117,16 @@ impl Batch for TextInputs {
 
     fn rows(&self, rows: std::ops::Range<usize>) -> Self {
         self.rows(rows)
+    }
+
+    fn behind(&self, tokens: &dyn VirtualTokens, record: &mut Record) -> Self {
+        match tokens.values() {
+            VirtualValues::Prompt(_) => self.behind_prompt(tokens.count(), tokens.first_id().unwrap_or(0)),
+            VirtualValues::Prefix(layers) => {
+                record.set_prefix(layers);
+                Self { past: self.past + tokens.count(), ..self.behind_keys(tokens.count()) }
+            }
+        }
     }
 }
 
@@ -252,6 +303,65 @@ fn in_parts<I: Batch, T: Rows>(
     T::join(results)
 }
 
+/// The elements of a sequence behind the first ones.
+fn behind_first<const D: usize>(x: Tensor<D>, count: usize) -> Tensor<D> {
+    let seq = x.dims()[1] - count;
+    x.narrow(1, count, seq)
+}
+
+fn states_behind_first(output: BaseModelOutput, count: usize) -> BaseModelOutput {
+    BaseModelOutput { last_hidden_state: behind_first(output.last_hidden_state, count), ..output }
+}
+
+fn answers_behind_first(output: QuestionAnsweringOutput, count: usize) -> QuestionAnsweringOutput {
+    let QuestionAnsweringOutput { start_logits, end_logits } = output;
+    QuestionAnsweringOutput {
+        start_logits: behind_first(start_logits, count),
+        end_logits: behind_first(end_logits, count),
+    }
+}
+
+impl<M: CausalLm> InParts<M> {
+    /// The layers over tokens behind virtual ones. Those of a prompt come out too in the pass that they go into.
+    fn decode_behind(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
+        let inputs = TextInputs { token_type_ids: None, ..inputs.clone() };
+        // Tokens that are in the cache already are behind what they were computed with.
+        if cache.virtual_tokens() > 0 {
+            let inputs = inputs.behind_keys(cache.virtual_tokens());
+            return cache.behind_virtual(|cache| self.model.decode(x, &inputs, cache, record));
+        }
+        let Some(tokens) = self.attached.virtual_tokens().filter(|_| cache.length() == 0) else {
+            return self.model.decode(x, &inputs, cache, record);
+        };
+        let ([batch, seq, hidden], count) = (x.dims(), tokens.count());
+        match tokens.values() {
+            VirtualValues::Prompt(rows) => {
+                let rows = rows.cast(x.dtype()).unsqueeze::<3>().expand([batch, count, hidden]);
+                let x = Tensor::cat(vec![rows, x], 1);
+                // Of the ids, only their number counts from here on.
+                let inputs = inputs.behind_prompt(count, 0);
+                tokens.passed(1);
+                cache.with_virtual(count, |cache| self.model.decode(x, &inputs, cache, record))
+            }
+            VirtualValues::Prefix(layers) => {
+                let inputs = inputs.behind_keys(count);
+                let mut own = None;
+                let cache = match cache.is_off() {
+                    true => own.insert(Cache::new(&self.model.cache_kinds(), count + seq)),
+                    false => cache,
+                };
+                tokens.passed(cache.begin_with(&layers, batch));
+                cache.behind_virtual(|cache| self.model.decode(x, &inputs, cache, record))
+            }
+        }
+    }
+
+    /// Whether a pass has virtual tokens before its own.
+    fn is_behind(&self, cache: &Cache) -> bool {
+        self.attached.virtual_tokens().is_some() || cache.virtual_tokens() > 0
+    }
+}
+
 /// A decoder's rows share a cache, so they are not taken apart.
 impl<M: CausalLm> CausalLm for InParts<M> {
     fn cache_kinds(&self) -> Vec<CacheKind> {
@@ -259,7 +369,7 @@ impl<M: CausalLm> CausalLm for InParts<M> {
     }
 
     fn restarts_at(&self) -> Option<usize> {
-        self.model.restarts_at()
+        self.model.restarts_at().map(|length| length.saturating_sub(self.attached.count()))
     }
 
     fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
@@ -267,11 +377,25 @@ impl<M: CausalLm> CausalLm for InParts<M> {
     }
 
     fn decode(&self, x: Tensor<3>, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
-        self.model.decode(x, inputs, cache, record)
+        if !self.is_behind(cache) {
+            return self.model.decode(x, inputs, cache, record);
+        }
+        let seq = x.dims()[1];
+        let x = self.decode_behind(x, inputs, cache, record);
+        let count = x.dims()[1] - seq;
+        if count == 0 { x } else { behind_first(x, count) }
     }
 
     fn head(&self, x: Tensor<3>) -> Tensor<3> {
         self.model.head(x)
+    }
+
+    /// With the scores of a prompt's tokens before the others, as in Python: the last one is for the first token.
+    fn forward(&self, inputs: &TextInputs, cache: &mut Cache, record: &mut Record) -> Tensor<3> {
+        if !self.is_behind(cache) {
+            return self.model.forward(inputs, cache, record);
+        }
+        self.head(self.decode_behind(self.embed(inputs.input_ids.clone()), inputs, cache, record))
     }
 }
 
@@ -319,7 +443,7 @@ impl<M: CtcModel> CtcModel for InParts<M> {
     }
 
     fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> Tensor<3> {
-        in_parts(self.tokens, inputs, record, |inputs, record| self.model.forward(inputs, record))
+        self.in_parts(inputs, record, |inputs, record| self.model.forward(inputs, record))
     }
 }
 
@@ -367,25 +491,31 @@ impl<M: AudioTextModel> AudioTextModel for InParts<M> {
     }
 }
 
+/// Tasks with their inputs and outputs; those that have an output for each token with what leaves out the first ones.
 macro_rules! tasks_in_parts {
-    ($($task:ident: $inputs:ty => $output:ty;)*) => {$(
+    ($($task:ident: $inputs:ty => $output:ty $(, $behind:ident)?;)*) => {$(
         impl<M: $task> $task for InParts<M> {
             fn forward(&self, inputs: &$inputs, record: &mut Record) -> $output {
-                in_parts(self.tokens, inputs, record, |inputs, record| self.model.forward(inputs, record))
+                let output = self.in_parts(inputs, record, |inputs, record| self.model.forward(inputs, record));
+                $(let output = match self.prompted() {
+                    0 => output,
+                    count => $behind(output, count),
+                };)?
+                output
             }
         }
     )*};
 }
 
 tasks_in_parts! {
-    TextModel: TextInputs => BaseModelOutput;
-    MaskedLm: TextInputs => Tensor<3>;
+    TextModel: TextInputs => BaseModelOutput, states_behind_first;
+    MaskedLm: TextInputs => Tensor<3>, behind_first;
     SequenceClassifier: TextInputs => Tensor<2>;
-    TokenClassifier: TextInputs => Tensor<3>;
-    QuestionAnswerer: TextInputs => QuestionAnsweringOutput;
+    TokenClassifier: TextInputs => Tensor<3>, behind_first;
+    QuestionAnswerer: TextInputs => QuestionAnsweringOutput, answers_behind_first;
     MultipleChoice: TextInputs => Tensor<2>;
     NextSentencePredictor: TextInputs => Tensor<2>;
-    TokenDiscriminator: TextInputs => Tensor<2>;
+    TokenDiscriminator: TextInputs => Tensor<2>, behind_first;
     VisionModel: ImageInputs => VisionModelOutput;
     ImageClassifier: ImageInputs => ImageClassifierOutput;
     MaskedImageModel: ImageInputs => MaskedImageOutput;
@@ -407,7 +537,7 @@ mod tests {
     fn parts_are_joined_in_order_with_what_they_record() {
         let device = Device::default();
         let input_ids = Tensor::<1, Int>::arange(0..30, &device).reshape([10, 3]);
-        let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None };
+        let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None, past: 0 };
         let values = |x: Tensor<2>| x.into_data().iter::<f32>().collect::<Vec<_>>();
         for tokens in [1, 3, 7, 12, 1000] {
             let mut record = Record::new(true, false);

@@ -3,17 +3,21 @@
 //! A modality crate has one sorted table per task. [`Auto`] is what the tables give: a boxed model with its config, its
 //! limits and what loading noticed.
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 
 use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result};
+use crate::guard;
 use crate::parts::InParts;
 use crate::task::*;
 pub use crate::weights::load::LoadOptions;
-use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters};
+use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters, vectors};
 use crate::weights::save;
 use crate::weights::{Checkpoint, StoredTensor};
 
@@ -60,6 +64,140 @@ impl<T: ?Sized + Task + PretrainedModel> Auto<T> {
     }
 }
 
+/// A loaded model of any task, as adapters see it.
+pub trait Adaptable {
+    /// HF's name of the class.
+    fn class(&self) -> &'static str;
+
+    /// What the model computes, in words.
+    fn task(&self) -> &'static str;
+
+    /// Its `config.json`.
+    fn config(&self) -> &Config;
+
+    /// Where its tensors live.
+    fn device(&self) -> &Device;
+
+    /// See [`PretrainedModel::visit_parameters`].
+    fn visit_parameters(&self, f: &mut dyn FnMut(Parameter));
+
+    /// See [`PretrainedModel::visit_places`].
+    fn visit_places(&self, f: &mut dyn FnMut(Parameter));
+
+    /// See [`PretrainedModel::map_parameters`].
+    fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor);
+
+    /// Keeps a value as long as there is the model.
+    fn keep(&mut self, value: Box<dyn Debug + Send + Sync>);
+
+    /// Puts tokens before those of every text, or takes them away. The limits of the model make room for them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model cannot take them, which one token behind them shows; it is as it was then.
+    fn set_virtual_tokens(&mut self, tokens: Option<Arc<dyn VirtualTokens>>) -> Result<()>;
+}
+
+/// What is put on a model as soon as it is loaded.
+pub trait Attach: Debug + Send + Sync {
+    /// The checkpoint with what it lacks and what comes with it, such as a head; `None` if that is nothing. The config has
+    /// to fit.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn complete(&self, config: &mut Config, checkpoint: &Checkpoint) -> Result<Option<Checkpoint>> {
+        let _ = (config, checkpoint);
+        Ok(None)
+    }
+
+    /// Puts it on.
+    ///
+    /// # Errors
+    /// If it does not fit.
+    fn attach(&self, model: &mut dyn Adaptable) -> Result<()>;
+}
+
+impl<T> Adaptable for Auto<T>
+where
+    T: ?Sized + Task + PretrainedModel + NamedForward<Limits = <T as Task>::Limits>,
+{
+    fn class(&self) -> &'static str {
+        self.class
+    }
+
+    fn task(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn visit_parameters(&self, f: &mut dyn FnMut(Parameter)) {
+        self.model.visit_parameters(f);
+    }
+
+    fn visit_places(&self, f: &mut dyn FnMut(Parameter)) {
+        self.model.visit_places(f);
+    }
+
+    fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
+        self.model.map_parameters(f);
+    }
+
+    fn keep(&mut self, value: Box<dyn Debug + Send + Sync>) {
+        if let Some(attached) = self.model.attached_mut() {
+            attached.keep(value);
+        }
+    }
+
+    fn set_virtual_tokens(&mut self, tokens: Option<Arc<dyn VirtualTokens>>) -> Result<()> {
+        let class = self.class;
+        let unable = |reason: String| {
+            let expected = "a model that can take them, or an adapter of another method";
+            Error::input(format!("virtual tokens of an adapter for `{class}`"), reason, expected)
+        };
+        let Some(attached) = self.model.attached_mut() else {
+            return tokens.map_or(Ok(()), |_| Err(unable("the model is not one of a table".into())));
+        };
+        let (before, count) = (attached.count(), tokens.as_ref().map_or(0, |tokens| tokens.count()));
+        let limits = self.limits;
+        match self.limits.text_mut() {
+            Some(text) => text.behind(before, count).ok_or_else(|| unable(format!("there is no room for {count}")))?,
+            None if count > 0 => return Err(unable("its inputs are no texts".into())),
+            None => {}
+        }
+        let was = attached.replace(tokens);
+        let tried = if count > 0 { self.try_virtual_tokens() } else { Ok(()) };
+        tried.map_err(|reason| {
+            self.limits = limits;
+            if let Some(attached) = self.model.attached_mut() {
+                attached.replace(was);
+            }
+            unable(reason)
+        })
+    }
+}
+
+impl<T> Auto<T>
+where
+    T: ?Sized + Task + PretrainedModel + NamedForward<Limits = <T as Task>::Limits>,
+{
+    /// Sends one token through the model, behind its virtual tokens.
+    fn try_virtual_tokens(&self) -> Result<(), String> {
+        let one = |value: i64| TensorData::new(vec![value], [1, 1]);
+        let inputs = NamedTensors::from([("input_ids".into(), one(0)), ("attention_mask".into(), one(1))]);
+        let forward = || self.model.forward_named(&inputs, &self.limits, &self.device, Record::none());
+        match guard::guarded(forward)? {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
 /// One line of a table: an architecture's class for one task.
 pub struct Entry<T: ?Sized + Task> {
     /// HF's `model_type`.
@@ -69,10 +207,14 @@ pub struct Entry<T: ?Sized + Task> {
     load: fn(&'static str, Config, &Checkpoint, &LoadOptions) -> Result<Auto<T>>,
     limits: fn(&Config) -> Result<T::Limits>,
     parameters: fn(&Config) -> Result<Parameters>,
+    vectors: fn(&Config) -> Result<Vectors>,
 }
 
 /// Names and shapes of the tensors in a file.
 pub type Parameters = Vec<(String, Vec<usize>)>;
+
+/// Vectors by name.
+pub type Vectors = BTreeMap<String, TensorData>;
 
 impl<T: ?Sized + Task> Entry<T> {
     /// Fills the class from an opened checkpoint.
@@ -82,6 +224,14 @@ impl<T: ?Sized + Task> Entry<T> {
     pub fn load(&self, config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Auto<T>> {
         (self.load)(self.class, config, checkpoint, options)
     }
+
+    /// What the weights of norms, the biases and the statistics of the class are before they are loaded or trained.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn vectors(&self, config: &Config) -> Result<Vectors> {
+        (self.vectors)(config)
+    }
 }
 
 /// A task: the word for messages, and what its models take.
@@ -90,7 +240,7 @@ pub trait Task {
     const NAME: &'static str;
 
     /// What a model of the task can take.
-    type Limits: Into<Limits> + std::fmt::Debug + Copy + Send + Sync + 'static;
+    type Limits: Into<Limits> + TextRoom + Debug + Copy + Send + Sync + 'static;
 }
 
 /// For each task: its name, and the function that makes a table's line from a model.
@@ -109,14 +259,24 @@ macro_rules! tasks {
             Entry {
                 model_type,
                 class,
-                load: |class, config, checkpoint, options| {
+                load: |class, mut config, checkpoint, options| {
+                    let completed = match &options.attach {
+                        Some(attach) => attach.complete(&mut config, checkpoint)?,
+                        None => None,
+                    };
+                    let checkpoint = completed.as_ref().unwrap_or(checkpoint);
                     let (Loaded { model, report }, limits) = load_class::<M>(class, &config, checkpoint, options)?;
                     let device = options.device.clone();
                     let model = Box::new(InParts::new(model, &report));
-                    Ok(Auto { class, model, config, limits, report, device })
+                    let mut auto: Auto<dyn $task> = Auto { class, model, config, limits, report, device };
+                    if let Some(attach) = &options.attach {
+                        attach.attach(&mut auto)?;
+                    }
+                    Ok(auto)
                 },
                 limits: |config| Ok(config.parse::<M::Config>()?.limits()),
                 parameters: |config| Ok(parameters::<M>(&config.parse()?)),
+                vectors: |config| Ok(vectors::<M>(&config.parse()?)),
             }
         }
     )*};
@@ -379,5 +539,17 @@ impl<T: ?Sized + Task + PretrainedModel> PretrainedModel for Named<T> {
 
     fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
         self.model.map_parameters(f);
+    }
+
+    fn visit_places(&self, f: &mut dyn FnMut(Parameter)) {
+        self.model.visit_places(f);
+    }
+
+    fn attached(&self) -> Option<&Attached> {
+        self.model.attached()
+    }
+
+    fn attached_mut(&mut self) -> Option<&mut Attached> {
+        self.model.attached_mut()
     }
 }

@@ -178,7 +178,8 @@ impl<'m> Batch<'m> {
             tensor(self.padding.iter().flat_map(|&padding| position(padding)).collect(), seq)
         });
         let input_ids = tensor(ids, seq);
-        let inputs = TextInputs { input_ids: input_ids.clone(), attention_mask, token_type_ids: None, position_ids };
+        let ids = input_ids.clone();
+        let inputs = TextInputs { input_ids: ids, attention_mask, token_type_ids: None, position_ids, past: 0 };
         self.model.decode(self.model.embed(input_ids), &inputs, &mut self.cache, &mut Record::none())
     }
 }

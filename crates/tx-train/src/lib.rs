@@ -12,6 +12,7 @@
 //! | [`trainer`] | the loop |
 //! | [`loss`] | what training makes smaller |
 //! | [`distributed`] | several processes that train one model |
+//! | [`peft`] | adapters: LoRA, IA3, prompts, prefixes |
 //! | [`callback`] | what is called at the events of a training |
 //! | [`checkpoint`] | what a run leaves on disk, and resumes from |
 //! | [`logging`] | logs: JSON lines, TensorBoard, a bar |
@@ -27,5 +28,6 @@ pub mod loss;
 pub mod metrics;
 pub mod optimizer;
 pub mod parameters;
+pub mod peft;
 pub mod schedule;
 pub mod trainer;

@@ -7,7 +7,7 @@ pub use tx_kernels::{AttentionOptions, Mask};
 use crate::task::Record;
 
 /// `softmax(q·kᵀ·scale + bias) · v`, with the weights kept in `record` if they were asked for. Keys and values are tensors,
-/// or what a cache gave for them.
+/// or what a cache gave for them; if `record` has others for this layer, these come before them.
 ///
 /// # Shapes
 /// - q: `[batch, queries, heads, head_dim]`
@@ -20,6 +20,7 @@ pub fn attention(
     options: AttentionOptions<'_>,
     record: &mut Record,
 ) -> Tensor<4> {
+    let (k, v) = record.behind_prefix(k.into(), v.into());
     if !record.wants_attentions() {
         return tx_kernels::attention(q, k, v, options);
     }

@@ -2,7 +2,7 @@
 
 mod lineage;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use tx_kernels::{KvPrecision, KvTensor, RowCopy};
 
 use self::lineage::{Fork, Lineages};
@@ -26,6 +26,8 @@ pub struct Cache {
     precision: KvPrecision,
     /// Which rows share their first tokens.
     lineages: Lineages,
+    /// Tokens before those of the text, which `length` does not count.
+    virtual_tokens: usize,
 }
 
 /// What one layer keeps.
@@ -94,9 +96,56 @@ impl Cache {
         self.precision
     }
 
-    /// Tokens seen so far, padding included.
+    /// Tokens seen so far, padding included; in a pass, virtual ones before them too.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// Whether it keeps nothing.
+    pub(crate) fn is_off(&self) -> bool {
+        self.layers.iter().all(|layer| matches!(layer, LayerCache::Off))
+    }
+
+    /// Tokens before those of the text, which are there from the first pass on.
+    pub(crate) fn virtual_tokens(&self) -> usize {
+        self.virtual_tokens
+    }
+
+    /// Keeps keys and values of tokens before those of the text, alike in all rows. Returns how many layers keep theirs.
+    ///
+    /// # Shapes
+    /// - layers: `[tokens, groups, head_dim]` each
+    pub(crate) fn begin_with(&mut self, layers: &[[Tensor<3>; 2]], batch: usize) -> usize {
+        let mut filled = 0;
+        for (layer, values) in self.layers.iter_mut().zip(layers) {
+            if let LayerCache::Attention(kept) = layer {
+                let [k, v] = values.each_ref().map(|x| {
+                    let [tokens, groups, dim] = x.dims();
+                    let dtype: DType = x.clone().without_autodiff().device().settings().float_dtype.into();
+                    x.clone().cast(dtype).unsqueeze::<4>().expand([batch, tokens, groups, dim])
+                });
+                self.virtual_tokens = k.dims()[1];
+                kept.append(k, v);
+                filled += 1;
+            }
+        }
+        filled
+    }
+
+    /// A pass whose tokens follow the virtual ones too.
+    pub(crate) fn behind_virtual<T>(&mut self, pass: impl FnOnce(&mut Self) -> T) -> T {
+        self.length += self.virtual_tokens;
+        let result = pass(self);
+        self.length -= self.virtual_tokens;
+        result
+    }
+
+    /// The first pass, whose first `count` tokens are virtual.
+    pub(crate) fn with_virtual<T>(&mut self, count: usize, pass: impl FnOnce(&mut Self) -> T) -> T {
+        let result = pass(self);
+        self.length = self.length.saturating_sub(count);
+        self.virtual_tokens = count;
+        result
     }
 
     /// One for each layer, in order.
@@ -342,6 +391,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn virtual_tokens_come_first_and_count_in_passes_alone() {
+        let device = Device::default();
+        let layer = || [0.0, 1.0].map(|x| Tensor::<1>::from_floats([x - 2.0, x - 1.0], &device).reshape([2, 1, 1]));
+        let mut cache = Cache::new(&[CacheKind::Full, CacheKind::State], 8);
+        assert_eq!((cache.begin_with(&[layer(), layer()], 1), cache.virtual_tokens()), (1, 2));
+        for (new, before) in [(3, 0), (1, 3), (2, 1)] {
+            cache.truncate(before);
+            cache.behind_virtual(|cache| {
+                assert_eq!(cache.length(), before + 2);
+                let new = before as i64..(before + new) as i64;
+                let Some(layer) = cache.layers().next() else { panic!("two layers") };
+                let (k, v) = layer.append(tokens(new.clone()), tokens(new.clone()));
+                let numbers = |first: i64| (first..new.end).map(|i| i as f32).collect::<Vec<_>>();
+                assert_eq!(values(k), numbers(-2));
+                assert_eq!(values(v)[..2], [-1.0, 0.0]);
+                cache.advance((new.end - new.start) as usize);
+            });
+            assert_eq!(cache.length(), before + new);
+        }
+        let mut prompted = Cache::off(1);
+        prompted.with_virtual(2, |cache| cache.advance(5));
+        assert_eq!((prompted.length(), prompted.virtual_tokens(), prompted.is_off()), (3, 2, true));
+    }
+
     const PRECISIONS: [KvPrecision; 2] = [KvPrecision::Float, KvPrecision::Int8];
 
     /// The numbers of `x`, each of which is the only one of its head: bytes lose nothing but the last bits of it.
@@ -450,7 +524,7 @@ mod tests {
                     kept
                 });
                 let [[(k, v)], [(k8, v8)]] = [seen[0].as_slice(), seen[1].as_slice()] else { panic!("one layer") };
-                assert!(matches!(k8, KvTensor::Int8(bytes) if bytes.values.dtype() == burn::tensor::DType::I8));
+                assert!(matches!(k8, KvTensor::Int8(bytes) if bytes.values.dtype() == DType::I8));
                 for (exact, close) in [(k, k8), (v, v8)] {
                     assert_eq!(exact.dims(), close.dims());
                     let error = (exact.clone().float() - close.clone().float()).abs().max().into_scalar::<f32>();

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::adapter::value;
 use super::{Activation, INITIALIZER_RANGE, constant, normal};
 
 /// `act(Σₖ weight[k] · x[t − (kernel − 1) + k] + bias)` for each channel by itself.
@@ -32,8 +33,8 @@ impl CausalConv1d {
     /// - x, output: `[batch, channels, seq]`
     /// - state: `[batch, channels, kernel - 1]`
     pub fn forward(&self, x: Tensor<3>, state: &mut Option<Tensor<3>>) -> Tensor<3> {
-        let weight = self.weight.val().squeeze_dim::<2>(1);
-        let bias = self.bias.as_ref().map(Param::val);
+        let weight = value(&self.weight).squeeze_dim::<2>(1);
+        let bias = self.bias.as_ref().map(value);
         let pointwise = self.act.pointwise();
         let (y, last) = tx_kernels::causal_conv1d(x, state.take(), weight, bias, pointwise);
         *state = Some(last);

@@ -5,6 +5,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use tx_kernels::Epilogue;
 
+use super::adapter::value;
 use super::{Activation, INITIALIZER_RANGE, constant, normal};
 
 /// A convolution over pictures. The weight keeps the checkpoint's layout.
@@ -82,7 +83,7 @@ impl Conv2d {
     /// - x: `[batch, in, height, width]`
     /// - output: `[batch, out, height', width']`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.run(x, Epilogue { shift: self.bias.as_ref().map(Param::val), ..Epilogue::default() })
+        self.run(x, Epilogue { shift: self.bias.as_ref().map(value), ..Epilogue::default() })
     }
 
     /// `act(forward(x))`, in one pass.
@@ -92,7 +93,7 @@ impl Conv2d {
     /// - output: `[batch, out, height', width']`
     pub fn forward_activated(&self, x: Tensor<4>, act: Activation) -> Tensor<4> {
         let Some(pointwise) = act.pointwise() else { return act.forward(self.forward(x)) };
-        let shift = self.bias.as_ref().map(Param::val);
+        let shift = self.bias.as_ref().map(value);
         self.run(x, Epilogue { shift, act: Some(pointwise), ..Epilogue::default() })
     }
 
@@ -110,7 +111,7 @@ impl Conv2d {
     ) -> Tensor<4> {
         let (scale, mut shift) = norm.scale_and_shift();
         if let Some(bias) = &self.bias {
-            shift = shift + bias.val() * scale.clone();
+            shift = shift + value(bias) * scale.clone();
         }
         let pointwise = act.pointwise();
         let y = self.run(x, Epilogue { scale: Some(scale), shift: Some(shift), residual, act: pointwise });
@@ -130,8 +131,8 @@ impl Conv2d {
         let x = x.narrow(2, 0, rows * ph).narrow(3, 0, columns * pw);
         let x = x.reshape([batch, channels, rows, ph, columns, pw]).permute([0, 2, 4, 1, 3, 5]);
         let x = x.reshape([batch, rows * columns, channels * ph * pw]);
-        let weight = self.weight.val().reshape([output, channels * ph * pw]);
-        tx_kernels::linear(x, weight, self.bias.as_ref().map(Param::val), None)
+        let weight = value(&self.weight).reshape([output, channels * ph * pw]);
+        tx_kernels::linear(x, weight, self.bias.as_ref().map(value), None)
     }
 
     /// The shape of the weight.
@@ -142,7 +143,7 @@ impl Conv2d {
     fn run(&self, x: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
         let padding = self.padding.map(|[before, after]| (before, after));
         let options = ConvOptions::new_with_padding(self.stride, padding, [self.dilation; 2], self.groups);
-        tx_kernels::conv2d(x, self.weight.val(), &options, epilogue)
+        tx_kernels::conv2d(x, value(&self.weight), &options, epilogue)
     }
 }
 
@@ -211,7 +212,7 @@ impl Conv1d {
     }
 
     fn run(&self, x: Tensor<3>, act: Option<tx_kernels::Pointwise>) -> Tensor<3> {
-        conv1d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.stride, self.padding, self.groups, act)
+        conv1d(x, value(&self.weight), self.bias.as_ref().map(value), self.stride, self.padding, self.groups, act)
     }
 }
 
@@ -277,8 +278,8 @@ impl BatchNorm2d {
     /// # Shapes
     /// - output: `[channels]` each
     pub fn scale_and_shift(&self) -> (Tensor<1>, Tensor<1>) {
-        let scale = self.weight.val() / (self.running_var.val() + self.eps).sqrt();
-        let shift = self.bias.val() - self.running_mean.val() * scale.clone();
+        let scale = value(&self.weight) / (self.running_var.val() + self.eps).sqrt();
+        let shift = value(&self.bias) - self.running_mean.val() * scale.clone();
         (scale, shift)
     }
 }
@@ -305,6 +306,6 @@ impl GroupNorm {
     /// # Shapes
     /// - x, output: `[batch, channels, ..]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        tx_kernels::group_norm(x, self.groups, self.weight.val(), self.bias.val(), self.eps)
+        tx_kernels::group_norm(x, self.groups, value(&self.weight), value(&self.bias), self.eps)
     }
 }

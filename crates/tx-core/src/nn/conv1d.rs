@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::adapter::{self, LinearBase};
 use super::{Activation, INITIALIZER_RANGE, constant, normal};
 
 /// `y = x · W + b`, with the weight as HF's `Conv1D` keeps it: transposed against a [`Linear`](super::Linear).
@@ -27,7 +28,11 @@ impl Conv1dLinear {
     /// - x: `[.., in]`
     /// - output: `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        tx_kernels::linear_transposed(x, self.weight.val(), Some(self.bias.val()), None)
+        let (weight, bias) = (self.weight.val(), Some(adapter::value(&self.bias)));
+        match adapter::of_linear(self.weight.id) {
+            Some(adapter) => adapter::apply(&*adapter, x, LinearBase::new(weight, bias, true)),
+            None => tx_kernels::linear_transposed(x, weight, bias, None),
+        }
     }
 
     /// `act(forward(x))`, in one pass.
@@ -36,7 +41,8 @@ impl Conv1dLinear {
     /// - x: `[.., in]`
     /// - output: `[.., out]`
     pub fn forward_activated<const D: usize>(&self, x: Tensor<D>, act: Activation) -> Tensor<D> {
-        let Some(pointwise) = act.pointwise() else { return act.forward(self.forward(x)) };
-        tx_kernels::linear_transposed(x, self.weight.val(), Some(self.bias.val()), Some(pointwise))
+        let pointwise = act.pointwise().filter(|_| adapter::of_linear(self.weight.id).is_none());
+        let Some(pointwise) = pointwise else { return act.forward(self.forward(x)) };
+        tx_kernels::linear_transposed(x, self.weight.val(), Some(adapter::value(&self.bias)), Some(pointwise))
     }
 }

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
+use super::adapter;
 use super::{INITIALIZER_RANGE, normal};
 
 /// A table of vectors, looked up by id. The table keeps the checkpoint's dtype; the rows come out in the device's.
@@ -32,6 +33,10 @@ impl Embedding {
     /// - ids: `[n]`, each below the number of rows
     /// - output: `[n, hidden]`
     pub fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        tx_kernels::embedding(self.weight.val(), ids)
+        let table = self.weight.val();
+        match adapter::of_embedding(self.weight.id) {
+            Some(adapter) => adapter.rows(ids, table),
+            None => tx_kernels::embedding(table, ids),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::adapter::{self, LinearBase};
 use super::{Activation, INITIALIZER_RANGE, constant, normal};
 
 /// `y = x · Wᵀ + b`, with the weight in the checkpoint's layout and dtype.
@@ -29,8 +30,13 @@ impl Linear {
     /// - x: `[.., in]`
     /// - output: `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let (weight, bias) = self.parameters();
-        tx_kernels::linear(x, weight, bias, None)
+        match adapter::of_linear(self.weight.id) {
+            Some(adapter) => adapter::apply(&*adapter, x, self.base()),
+            None => {
+                let (weight, bias) = self.parameters();
+                tx_kernels::linear(x, weight, bias, None)
+            }
+        }
     }
 
     /// `act(forward(x))`, in one pass.
@@ -39,13 +45,19 @@ impl Linear {
     /// - x: `[.., in]`
     /// - output: `[.., out]`
     pub fn forward_activated<const D: usize>(&self, x: Tensor<D>, act: Activation) -> Tensor<D> {
-        let Some(pointwise) = act.pointwise() else { return act.forward(self.forward(x)) };
+        let pointwise = act.pointwise().filter(|_| adapter::of_linear(self.weight.id).is_none());
+        let Some(pointwise) = pointwise else { return act.forward(self.forward(x)) };
         let (weight, bias) = self.parameters();
         tx_kernels::linear(x, weight, bias, Some(pointwise))
     }
 
+    fn base(&self) -> LinearBase {
+        let (weight, bias) = self.parameters();
+        LinearBase::new(weight, bias, false)
+    }
+
     fn parameters(&self) -> (Tensor<2>, Option<Tensor<1>>) {
-        (self.weight.val(), self.bias.as_ref().map(Param::val))
+        (self.weight.val(), self.bias.as_ref().map(adapter::value))
     }
 }
 
@@ -55,5 +67,21 @@ impl Linear {
 /// - x: `[.., in]`
 /// - output: `[.., out]` of each layer
 pub fn project<const D: usize, const N: usize>(x: Tensor<D>, layers: [&Linear; N]) -> [Tensor<D>; N] {
-    tx_kernels::linears(x, layers.map(Linear::parameters), None)
+    let adapters = match adapter::on_any_linear() {
+        true => layers.map(|layer| adapter::of_linear(layer.weight.id)),
+        false => std::array::from_fn(|_| None),
+    };
+    let changed = adapters.iter().flatten();
+    if changed.clone().next().is_none() {
+        return tx_kernels::linears(x, layers.map(Linear::parameters), None);
+    }
+    if changed.clone().any(|adapter| !adapter.wants_output()) {
+        return layers.map(|layer| layer.forward(x.clone()));
+    }
+    let mut outputs = tx_kernels::linears(x.clone(), layers.map(Linear::parameters), None).map(Some);
+    std::array::from_fn(|i| match (outputs[i].take(), &adapters[i]) {
+        (Some(output), None) => output,
+        (output, Some(adapter)) => adapter::apply(&**adapter, x.clone(), layers[i].base().with_output(output)),
+        (None, None) => layers[i].forward(x.clone()),
+    })
 }

@@ -5,6 +5,7 @@
 //! of any size costs nothing.
 
 mod activation;
+pub mod adapter;
 mod alibi;
 mod attention;
 mod cache;

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::adapter::value;
 use super::constant;
 
 /// `(x − mean) / √(variance + eps) · weight + bias` over the last axis. Ba et al., 2016 (arXiv:1607.06450).
@@ -43,7 +44,7 @@ impl LayerNorm {
     }
 
     fn norm<const D: usize>(&self, x: Tensor<D>, residual: Option<Tensor<D>>) -> Tensor<D> {
-        tx_kernels::layer_norm(x, residual, self.weight.val(), self.bias.as_ref().map(Param::val), self.eps)
+        tx_kernels::layer_norm(x, residual, value(&self.weight), self.bias.as_ref().map(value), self.eps)
     }
 }
 
@@ -73,7 +74,7 @@ impl RmsNorm {
     /// # Shapes
     /// - x, output: `[.., hidden]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
+        let weight = value(&self.weight);
         let weight = if self.offset == 0.0 { weight } else { weight + self.offset };
         tx_kernels::rms_norm(x, None, weight, self.eps)
     }

@@ -13,6 +13,7 @@
 //! | `record.rs` | what a forward pass keeps besides its result |
 //! | `named.rs` | a model of any task, called with tensors by name |
 //! | `parameter.rs` | the parameters of a model one by one |
+//! | `virtual_tokens.rs` | tokens before a text that were learned |
 
 mod audio;
 mod multimodal;
@@ -20,6 +21,7 @@ mod named;
 mod parameter;
 mod record;
 mod text;
+mod virtual_tokens;
 mod vision;
 
 pub use audio::*;
@@ -28,6 +30,7 @@ pub use named::*;
 pub use parameter::*;
 pub use record::*;
 pub use text::*;
+pub use virtual_tokens::*;
 pub use vision::*;
 
 use crate::weights::StoredTensor;
@@ -52,6 +55,21 @@ pub trait PretrainedModel: Send + Sync + std::fmt::Debug {
     /// What `f` is given is the only handle that the model has: if nobody else has one, it can be changed in place. A
     /// panic in `f` ends the process, for a model without one of its tensors is none.
     fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor);
+
+    /// Calls `f` as [`PretrainedModel::visit_parameters`] does, and with tied parameters in every place that they have.
+    fn visit_places(&self, f: &mut dyn FnMut(Parameter)) {
+        self.visit_parameters(f);
+    }
+
+    /// What is attached to the model from outside, if it takes anything.
+    fn attached(&self) -> Option<&Attached> {
+        None
+    }
+
+    /// See [`PretrainedModel::attached`].
+    fn attached_mut(&mut self) -> Option<&mut Attached> {
+        None
+    }
 }
 
 /// The most places of a picture or a sound that a model can have a bias for each pair of, in every head: together these

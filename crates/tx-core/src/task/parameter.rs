@@ -4,7 +4,7 @@ use std::fmt;
 
 use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::module::ParamId;
-use burn::tensor::{DType, Gradients, Tensor};
+use burn::tensor::{DType, GradientCheckpointingStrategy, Gradients, Tensor};
 
 /// A tensor that a model has learned.
 #[derive(Debug, Clone)]
@@ -87,6 +87,15 @@ impl AnyTensor {
         self.untrack().erased().autodiff().require_grad().into()
     }
 
+    /// The same leaf, in a graph that keeps less: what is cheap is computed again in the backward pass. All leaves that meet
+    /// in an operation must be of this kind, or none.
+    ///
+    /// # Panics
+    /// If it is a constant.
+    pub fn recomputing(self) -> Self {
+        self.erased().with_gradient_checkpointing_strategy(GradientCheckpointingStrategy::Balanced).into()
+    }
+
     /// The same values as a constant. If nothing else holds the tensor, its memory is its own then.
     pub fn untrack(self) -> Self {
         self.erased().without_autodiff().into()
@@ -132,6 +141,11 @@ mod tests {
         assert_eq!(gradient.shape(), [2, 2]);
         assert_eq!(gradient.flatten().into_data().try_to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0, 8.0]);
         drop(gradients);
+        let again = x.clone().recomputing();
+        let y = again.clone().to::<2>();
+        let gradient = again.gradient(&mut (y.clone() * y.exp()).sum().backward()).unwrap();
+        assert!((gradient.flatten().into_data().iter::<f32>().next().unwrap() - 2.0 * 1f32.exp()).abs() < 1e-5);
+        drop(again);
         let x = x.untrack();
         assert!(!x.is_tracked());
         let flat = x.flatten();

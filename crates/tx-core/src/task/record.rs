@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
+use tx_kernels::KvTensor;
 
 /// A hidden state of any layout.
 #[derive(Debug, Clone)]
@@ -72,6 +73,10 @@ pub struct Record {
     attentions: bool,
     part: &'static str,
     kept: BTreeMap<String, Vec<Features>>,
+    /// Keys and values that come before those of each layer: see [`Record::set_prefix`].
+    prefix: Vec<[Tensor<3>; 2]>,
+    /// The next layer that gets some.
+    next: usize,
 }
 
 impl Record {
@@ -87,7 +92,39 @@ impl Record {
 
     /// An empty one that keeps the same.
     pub fn like(other: &Self) -> Self {
-        Self { part: other.part, ..Self::new(other.hidden_states, other.attentions) }
+        let prefix = other.prefix.clone();
+        Self { part: other.part, prefix, ..Self::new(other.hidden_states, other.attentions) }
+    }
+
+    /// From here on, keys and values come before those of each attention, layer by layer.
+    ///
+    /// # Shapes
+    /// - layers: `[tokens, groups, head_dim]` each
+    pub(crate) fn set_prefix(&mut self, layers: Vec<[Tensor<3>; 2]>) {
+        (self.prefix, self.next) = (layers, 0);
+    }
+
+    /// Ends that; returns how many layers have got theirs.
+    pub(crate) fn end_prefix(&mut self) -> usize {
+        self.prefix.clear();
+        std::mem::take(&mut self.next)
+    }
+
+    /// The keys and values of a layer behind those that come before them.
+    ///
+    /// # Shapes
+    /// - k, v: `[batch, keys, groups, head_dim]`
+    /// - output: `[batch, tokens + keys, groups, head_dim]`
+    pub(crate) fn behind_prefix(&mut self, k: KvTensor, v: KvTensor) -> (KvTensor, KvTensor) {
+        let Some([keys, values]) = self.prefix.get(self.next) else { return (k, v) };
+        self.next += 1;
+        let join = |before: &Tensor<3>, x: KvTensor| {
+            let x = x.float();
+            let ([batch, ..], [tokens, groups, dim]) = (x.dims(), before.dims());
+            let before = before.clone().cast(x.dtype()).unsqueeze::<4>().expand([batch, tokens, groups, dim]);
+            KvTensor::from(Tensor::cat(vec![before, x], 1))
+        };
+        (join(keys, k), join(values, v))
     }
 
     /// Whether attention maps are asked for.

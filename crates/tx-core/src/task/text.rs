@@ -19,6 +19,20 @@ pub struct TextLimits {
     pub type_vocab_size: usize,
 }
 
+impl TextLimits {
+    /// Leaves room for `now` virtual tokens where there was room for `before`; `None`, and nothing has changed, if then no
+    /// token fits.
+    pub(crate) fn behind(&mut self, before: usize, now: usize) -> Option<()> {
+        let left = |size: usize| size.saturating_add(before).checked_sub(now).filter(|&left| left > 0);
+        let max_length = match self.max_length {
+            Some(max) => Some(left(max)?),
+            None => None,
+        };
+        (self.positions, self.max_length) = (left(self.positions)?, max_length);
+        Some(())
+    }
+}
+
 /// The longest sequence of a model whose positions are not limited, in tokens: attention takes memory by its square.
 const MAX_LENGTH: usize = 1 << 14;
 
@@ -34,6 +48,8 @@ pub struct TextInputs {
     pub token_type_ids: Option<Tensor<2, Int>>,
     /// `[batch, seq]`; the architecture's own rule if `None`.
     pub position_ids: Option<Tensor<2, Int>>,
+    /// Virtual tokens before the text that are keys and values alone: its positions follow theirs.
+    pub past: usize,
 }
 
 /// Rows of one length, row-major: a tensor that has not been checked yet.
@@ -117,6 +133,7 @@ impl TextInputs {
             attention_mask: tensor(&arguments.attention_mask),
             token_type_ids: tensor(&arguments.token_type_ids).filter(|_| limits.type_vocab_size > 0),
             position_ids: tensor(&arguments.position_ids),
+            past: 0,
         })
     }
 
@@ -128,6 +145,33 @@ impl TextInputs {
             attention_mask: self.attention_mask.as_ref().map(narrow),
             token_type_ids: self.token_type_ids.as_ref().map(narrow),
             position_ids: self.position_ids.as_ref().map(narrow),
+            past: self.past,
+        }
+    }
+
+    /// The same text behind `count` tokens that are keys and values alone, which the layers know of.
+    pub(crate) fn behind_keys(&self, count: usize) -> Self {
+        Self {
+            attention_mask: self.attention_mask.clone().map(|mask| after(constant_rows(&mask, count, 1), mask)),
+            position_ids: self.position_ids.clone().map(|positions| positions + count as i64),
+            ..self.clone()
+        }
+    }
+
+    /// The same text behind `count` tokens with the ids `first_id`, `first_id + 1`, …
+    pub(crate) fn behind_prompt(&self, count: usize, first_id: usize) -> Self {
+        let counted = |like: &Tensor<2, Int>, first: usize| {
+            let numbers = Tensor::arange(first as i64..(first + count) as i64, &like.device());
+            numbers.unsqueeze::<2>().expand([like.dims()[0], count])
+        };
+        let ids = self.input_ids.clone();
+        let positions = self.position_ids.clone();
+        Self {
+            input_ids: after(counted(&ids, first_id), ids),
+            attention_mask: self.attention_mask.clone().map(|mask| after(constant_rows(&mask, count, 1), mask)),
+            token_type_ids: self.token_type_ids.clone().map(|types| after(constant_rows(&types, count, 0), types)),
+            position_ids: positions.map(|positions| after(counted(&positions, 0), positions + count as i64)),
+            past: self.past,
         }
     }
 
@@ -163,7 +207,7 @@ impl TextInputs {
     /// - output: `[batch or 1, seq]`
     pub fn position_ids_from(&self, start: usize) -> Tensor<2, Int> {
         self.position_ids.clone().unwrap_or_else(|| {
-            let seq = self.input_ids.dims()[1];
+            let (start, seq) = (start + self.past, self.input_ids.dims()[1]);
             Tensor::arange(start as i64..(start + seq) as i64, &self.input_ids.device()).unsqueeze()
         })
     }
@@ -176,9 +220,19 @@ impl TextInputs {
         self.position_ids.clone().unwrap_or_else(|| {
             let token: Tensor<2, Bool> = self.input_ids.clone().not_equal_elem(padding_id as i64);
             let token = token.int();
-            token.clone().cumsum(1) * token + padding_id as i64
+            (token.clone().cumsum(1) + self.past as i64) * token + padding_id as i64
         })
     }
+}
+
+/// Columns of one value before those of a matrix.
+fn constant_rows(like: &Tensor<2, Int>, columns: usize, value: i64) -> Tensor<2, Int> {
+    Tensor::full([like.dims()[0], columns], value, (&like.device(), like.dtype()))
+}
+
+/// Columns, and those that follow them.
+fn after(first: Tensor<2, Int>, rest: Tensor<2, Int>) -> Tensor<2, Int> {
+    Tensor::cat(vec![first.cast(rest.dtype()), rest], 1)
 }
 
 /// The result of a base model.

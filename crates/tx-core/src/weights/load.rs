@@ -6,6 +6,7 @@
 //! converted to the device's float type, and the weights of linear layers are quantized if that is asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -14,6 +15,7 @@ use super::{Checkpoint, Quantization, StoredTensor, dtype_name, visit};
 use crate::config::ModelConfig;
 use crate::device::{self, Dtype};
 use crate::error::{Error, Mismatch, Result, WeightsReport};
+use crate::registry::Attach;
 use crate::task::{AnyTensor, Parameter, PretrainedModel};
 
 /// How to load a model.
@@ -25,6 +27,8 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// What becomes of the weights of linear layers; they stay as they are if `None`.
     pub quantize: Option<Quantization>,
+    /// What is put on the model as soon as it is loaded.
+    pub attach: Option<Arc<dyn Attach>>,
 }
 
 /// A part of a path that reads differently in the module and in the file.
@@ -238,6 +242,11 @@ pub fn parameters<M: Pretrained>(config: &M::Config) -> Vec<(String, Vec<usize>)
     let tied = M::tied(config);
     let own = visitor.paths.into_iter().filter(|(path, _)| tied.iter().all(|(a, _)| a != path));
     own.map(|(path, shape)| (saved_name::<M>(&path), saved_shape::<M>(&path, shape))).collect()
+}
+
+/// The weights of norms, the biases and the statistics of `M` before they are loaded or trained, by name.
+pub fn vectors<M: Pretrained>(config: &M::Config) -> BTreeMap<String, TensorData> {
+    visit::vectors(&M::init(config, &Parts::all(), &Device::default()), saved_name::<M>)
 }
 
 /// Decides which parameters share a tensor: those whose partner alone is in the file, and those with equal bytes.
@@ -517,13 +526,15 @@ impl<M: Pretrained> PretrainedModel for M {
     }
 
     fn num_parameters(&self) -> usize {
-        let mut visitor = Counter::default();
-        self.visit(&mut visitor);
-        visitor.elements
+        visit::count(self)
     }
 
     fn visit_parameters(&self, f: &mut dyn FnMut(Parameter)) {
         visit::visit(self, saved_name::<M>, f);
+    }
+
+    fn visit_places(&self, f: &mut dyn FnMut(Parameter)) {
+        visit::visit_places(self, saved_name::<M>, f);
     }
 
     fn map_parameters(&mut self, f: &mut dyn FnMut(Parameter) -> AnyTensor) {
@@ -574,20 +585,6 @@ impl ModuleVisitor for Collector {
     }
     fn exit_module(&mut self, _: &str, _: &str) {
         self.path.pop();
-    }
-}
-
-#[derive(Default)]
-struct Counter {
-    seen: HashSet<ParamId>,
-    elements: usize,
-}
-
-impl ModuleVisitor for Counter {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.seen.insert(param.id) {
-            self.elements += param.lazy_shape().num_elements();
-        }
     }
 }
 

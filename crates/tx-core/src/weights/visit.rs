@@ -1,9 +1,9 @@
 //! The parameters of a module one by one, by the names that they are saved by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::task::{AnyTensor, Parameter};
 
@@ -12,7 +12,33 @@ const BUFFERS: [&str; 3] = ["running_mean", "running_var", "e_score_correction_b
 
 /// Calls `f` with every parameter; `name` gives the name that a path is saved by.
 pub(super) fn visit<M: Module>(module: &M, name: fn(&str) -> String, f: &mut dyn FnMut(Parameter)) {
-    module.visit(&mut Visitor { place: Place::new(name), seen: HashSet::new(), f });
+    module.visit(&mut Visitor { place: Place::new(name), seen: Some(HashSet::new()), f });
+}
+
+/// Calls `f` with every parameter, and with tied ones in every place.
+pub(super) fn visit_places<M: Module>(module: &M, name: fn(&str) -> String, f: &mut dyn FnMut(Parameter)) {
+    module.visit(&mut Visitor { place: Place::new(name), seen: None, f });
+}
+
+/// The number of elements of all parameters and buffers, each tied one once.
+pub(super) fn count<M: Module>(module: &M) -> usize {
+    let mut counter = Counter::default();
+    module.visit(&mut counter);
+    counter.elements
+}
+
+#[derive(Default)]
+struct Counter {
+    seen: HashSet<ParamId>,
+    elements: usize,
+}
+
+impl ModuleVisitor for Counter {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.seen.insert(param.id) {
+            self.elements += param.lazy_shape().num_elements();
+        }
+    }
 }
 
 /// Replaces every parameter by what `f` makes of it.
@@ -23,6 +49,13 @@ pub(super) fn map<M: Module>(module: &mut M, name: fn(&str) -> String, f: &mut d
         let module = module.map(&mut release);
         module.map(&mut Mapper { place: Place::new(name), tied: release.tied, mapped: HashMap::new(), f })
     });
+}
+
+/// The vectors of a module as it is, statistics included; `name` gives the name that a path is saved by.
+pub(super) fn vectors<M: Module>(module: &M, name: fn(&str) -> String) -> BTreeMap<String, TensorData> {
+    let mut visitor = Vectors { place: Place::new(name), vectors: BTreeMap::new() };
+    module.visit(&mut visitor);
+    visitor.vectors
 }
 
 /// Whether a tensor is one that others may be tied to: of a tied weight that is quantized, every quantized one is its own.
@@ -54,17 +87,22 @@ impl Place {
         self.path.last().is_some_and(|(field, _)| BUFFERS.contains(&field.as_str()))
     }
 
-    fn parameter<const D: usize>(&self, id: ParamId, tensor: Tensor<D>) -> Parameter {
+    fn name(&self) -> String {
         let fields: Vec<_> = self.path.iter().map(|(field, _)| field.as_str()).collect();
+        (self.name)(&fields.join("."))
+    }
+
+    fn parameter<const D: usize>(&self, id: ParamId, tensor: Tensor<D>) -> Parameter {
         let layer =
             self.path.last().map_or("", |(_, container)| container.strip_prefix("Struct:").unwrap_or(container));
-        Parameter { name: (self.name)(&fields.join(".")), id, layer: layer.to_owned(), tensor: tensor.into() }
+        Parameter { name: self.name(), id, layer: layer.to_owned(), tensor: tensor.into() }
     }
 }
 
 struct Visitor<'a> {
     place: Place,
-    seen: HashSet<ParamId>,
+    /// Those that are not to come again.
+    seen: Option<HashSet<ParamId>>,
     f: &'a mut dyn FnMut(Parameter),
 }
 
@@ -74,8 +112,30 @@ impl ModuleVisitor for Visitor<'_> {
             return;
         }
         let tensor = param.val();
-        if !is_dense(&tensor) || self.seen.insert(param.id) {
+        if !is_dense(&tensor) || self.seen.as_mut().is_none_or(|seen| seen.insert(param.id)) {
             (self.f)(self.place.parameter(param.id, tensor));
+        }
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.place.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.place.exit();
+    }
+}
+
+struct Vectors {
+    place: Place,
+    vectors: BTreeMap<String, TensorData>,
+}
+
+impl ModuleVisitor for Vectors {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        // A matrix that nobody loaded is drawn when it is looked at.
+        if D == 1 {
+            self.vectors.insert(self.place.name(), param.val().into_data());
         }
     }
 
@@ -176,6 +236,17 @@ mod tests {
             ("model.batch.bias", "BatchNorm2d"),
         ];
         assert!(seen.iter().map(|(name, layer)| (name.as_str(), layer.as_str())).eq(expected), "{seen:?}");
+        let mut places = Vec::new();
+        visit_places(&tied(), str::to_owned, &mut |parameter| places.push(parameter.name));
+        assert_eq!((places.len(), places.last().map(String::as_str)), (7, Some("last.weight")));
+    }
+
+    #[test]
+    fn vectors_are_what_they_are_before_they_are_loaded() {
+        let found = vectors(&tied(), str::to_owned);
+        let names = ["batch.bias", "batch.running_mean", "batch.running_var", "batch.weight", "first.bias"];
+        assert!(found.keys().take(5).eq(names), "{:?}", found.keys());
+        assert!(found["batch.running_var"].iter::<f32>().eq([1.0; 2]) && found["norm.bias"].iter::<f32>().eq([0.0; 2]));
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub(crate) fn generate(toy: &Toy, prompts: &[Vec<u32>], config: &GenerationConfi
 pub(crate) fn next_scores(toy: &Toy, ids: &[u32], cache: &mut Cache) -> Vec<f32> {
     let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let input_ids = Tensor::<1, Int>::from_data(row.as_slice(), &Device::default()).unsqueeze::<2>();
-    let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None };
+    let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None, past: 0 };
     let scores = toy.forward(&inputs, cache, &mut Record::none());
     scores.narrow(1, ids.len() - 1, 1).into_data().iter::<f32>().collect()
 }
@@ -346,7 +346,7 @@ fn exhaustive(toy: &Toy, prompt: &[u32], new: usize) -> (Vec<u32>, f64) {
         let ids: Vec<u32> = prompt.iter().copied().chain((0..new).map(digit)).collect();
         let row: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let input_ids = Tensor::<1, Int>::from_data(row.as_slice(), &Device::default()).unsqueeze::<2>();
-        let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None };
+        let inputs = TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None, past: 0 };
         let scores = toy.forward(&inputs, &mut Cache::new(&toy.cache_kinds(), 8), &mut Record::none());
         let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
         let sum: f64 = (prompt.len()..ids.len())

@@ -1,28 +1,30 @@
-//! A model with the task that it is trained for: from a batch to its loss.
+//! A model with the task that it is trained for: from a batch to scores, and to their loss.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
-use tx_core::config::Config;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+use tx_core::config::{Config, ProblemType};
 use tx_core::error::{Error, Result};
 use tx_core::nn::Cache;
-use tx_core::registry::{Auto, LoadOptions, Task};
+use tx_core::registry::{Adaptable, Auto};
 use tx_core::task::{
-    AnyTensor, CausalLm, ImageArguments, ImageClassifier, ImageInputs, MaskedLm, Parameter, QuestionAnswerer, Record,
-    SequenceClassifier, TextInputs, TextLimits, TextModel, TokenClassifier,
+    AnyTensor, Attached, CausalLm, ImageArguments, ImageClassifier, ImageInputs, IntRows, MaskedLm, Parameter,
+    QuestionAnswerer, Record, SequenceClassifier, TextArguments, TextInputs, TextLimits, TextModel, TokenClassifier,
+    VirtualTokens,
 };
+use tx_core::weights::Checkpoint;
 use tx_core::weights::save::MAX_SHARD_SIZE;
-use tx_text::models::{
-    CAUSAL_LM, MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TEXT_MODEL, TOKEN_CLASSIFICATION,
-};
 use tx_vision::image::Image;
-use tx_vision::models::IMAGE_CLASSIFICATION;
 use tx_vision::processor::ImageProcessor;
 
-use super::head::{Head, open};
+use super::load::{ModelOptions, load};
+use super::sentences::Sentences;
 use super::task::TrainingTask;
 use crate::collate::{Batch, BatchLabels};
+use crate::data::IGNORED;
 use crate::loss::{self, Loss};
 use crate::parameters::Parameters;
 
@@ -41,10 +43,10 @@ pub enum TrainingModel {
     MaskedLm(Auto<dyn MaskedLm>),
     /// Scores for the next token.
     CausalLm(Auto<dyn CausalLm>),
-    /// Embeddings of texts: the means of their tokens.
-    SentenceEmbedding(Auto<dyn TextModel>),
     /// Scores for the classes of a picture, with what makes its pixels of files.
     ImageClassification(Auto<dyn ImageClassifier>, ImageProcessor),
+    /// Embeddings of texts, with what makes one vector of the states of a text.
+    SentenceEmbedding(Auto<dyn TextModel>, Sentences),
 }
 
 /// The same expression for a model of any task.
@@ -56,19 +58,33 @@ macro_rules! each {
             TrainingModel::QuestionAnswering($model) => $expression,
             TrainingModel::MaskedLm($model) => $expression,
             TrainingModel::CausalLm($model) => $expression,
-            TrainingModel::SentenceEmbedding($model) => $expression,
             TrainingModel::ImageClassification($model, _) => $expression,
+            TrainingModel::SentenceEmbedding($model, _) => $expression,
         }
     };
 }
 
 /// What a forward pass of a batch gives.
-#[derive(Debug)]
-pub struct Forward {
-    /// What training makes smaller.
-    pub loss: Loss,
-    /// The scores of each row or token, `[rows, classes]`, where the task is judged by them.
-    pub scores: Option<Tensor<2>>,
+#[derive(Debug, Clone)]
+pub enum Scores {
+    /// `[batch, classes]`: of each example.
+    Rows(Tensor<2>),
+    /// Of tokens: of all of them, or of those that have a label.
+    Tokens {
+        /// `[tokens, classes]`
+        logits: Tensor<2>,
+        /// The class of each.
+        labels: Vec<i64>,
+    },
+    /// Of the first and the last token of an answer.
+    Spans {
+        /// `[batch, seq]`
+        starts: Tensor<2>,
+        /// `[batch, seq]`
+        ends: Tensor<2>,
+    },
+    /// `[batch, hidden]` for each of the texts of an example.
+    Embeddings(Vec<Tensor<2>>),
 }
 
 impl fmt::Debug for TrainingModel {
@@ -88,57 +104,14 @@ impl Parameters for TrainingModel {
 }
 
 impl TrainingModel {
-    /// Loads the model of a folder for a task, with a head for other classes if `head` names them.
+    /// Loads the model of a folder for a task.
+    ///
+    /// What the checkpoint has no head for begins with random numbers, as in Python, and a warning names it.
     ///
     /// # Errors
-    /// Those of loading; [`Error::Input`] for 8-bit weights, which cannot be trained.
-    pub fn from_folder(folder: &Path, task: TrainingTask, options: &LoadOptions, head: Option<&Head>) -> Result<Self> {
-        if options.quantize.is_some() {
-            return Err(Error::input("--quantize", "8-bit weights", "weights that can be trained"));
-        }
-        let of_text = tx_text::models::classes();
-        Ok(match task {
-            TrainingTask::TextClassification => {
-                Self::SequenceClassification(open(SEQUENCE_CLASSIFICATION, &of_text, folder, options, head)?)
-            }
-            TrainingTask::TokenClassification => {
-                Self::TokenClassification(open(TOKEN_CLASSIFICATION, &of_text, folder, options, head)?)
-            }
-            TrainingTask::QuestionAnswering => {
-                Self::QuestionAnswering(open(QUESTION_ANSWERING, &of_text, folder, options, head)?)
-            }
-            TrainingTask::MaskedLm => Self::MaskedLm(open(MASKED_LM, &of_text, folder, options, head)?),
-            TrainingTask::CausalLm | TrainingTask::Chat => {
-                Self::CausalLm(open(CAUSAL_LM, &of_text, folder, options, head)?)
-            }
-            TrainingTask::SentenceEmbedding => {
-                Self::SentenceEmbedding(open(TEXT_MODEL, &of_text, folder, options, head)?)
-            }
-            TrainingTask::ImageClassification => {
-                let processor = ImageProcessor::from_folder(folder)?;
-                let classes = tx_vision::models::classes();
-                Self::ImageClassification(open(IMAGE_CLASSIFICATION, &classes, folder, options, head)?, processor)
-            }
-        })
-    }
-
-    /// Takes the weights of another folder of the same model.
-    ///
-    /// # Errors
-    /// As [`TrainingModel::from_folder`].
-    pub fn load(&mut self, folder: &Path) -> Result<()> {
-        let task = match self {
-            Self::SequenceClassification(_) => TrainingTask::TextClassification,
-            Self::TokenClassification(_) => TrainingTask::TokenClassification,
-            Self::QuestionAnswering(_) => TrainingTask::QuestionAnswering,
-            Self::MaskedLm(_) => TrainingTask::MaskedLm,
-            Self::CausalLm(_) => TrainingTask::CausalLm,
-            Self::SentenceEmbedding(_) => TrainingTask::SentenceEmbedding,
-            Self::ImageClassification(..) => TrainingTask::ImageClassification,
-        };
-        let device = each!(self, model => model.device.clone());
-        *self = Self::from_folder(folder, task, &LoadOptions { device, ..LoadOptions::default() }, None)?;
-        Ok(())
+    /// Those of loading; [`Error::Input`] for a head of other sizes.
+    pub fn from_folder(folder: &Path, task: TrainingTask, options: &ModelOptions) -> Result<Self> {
+        load(folder, task, options)
     }
 
     /// HF's name of the class.
@@ -146,9 +119,43 @@ impl TrainingModel {
         each!(self, model => model.class)
     }
 
+    /// The model as one that adapters can be put on.
+    pub fn adaptable(&mut self) -> &mut dyn Adaptable {
+        each!(self, model => model)
+    }
+
     /// Its `config.json`.
     pub fn config(&self) -> &Config {
         each!(self, model => &model.config)
+    }
+
+    /// Where its tensors live.
+    pub fn device(&self) -> &Device {
+        each!(self, model => &model.device)
+    }
+
+    /// What texts it can take; `None` for a model of pictures.
+    pub fn text_limits(&self) -> Option<TextLimits> {
+        match self {
+            Self::SequenceClassification(model) => Some(model.limits),
+            Self::TokenClassification(model) => Some(model.limits),
+            Self::QuestionAnswering(model) => Some(model.limits),
+            Self::MaskedLm(model) => Some(model.limits),
+            Self::CausalLm(model) => Some(model.limits),
+            Self::ImageClassification(..) => None,
+            Self::SentenceEmbedding(model, sentences) => {
+                let max_length = model.limits.max_length.into_iter().chain(sentences.max_seq_length).min();
+                Some(TextLimits { max_length, ..model.limits })
+            }
+        }
+    }
+
+    /// The folder of its weights, in a folder that it was saved to.
+    fn weights_folder(&self, folder: &Path) -> PathBuf {
+        match self {
+            Self::SentenceEmbedding(_, sentences) => folder.join(&sentences.encoder),
+            _ => folder.to_path_buf(),
+        }
     }
 
     /// Writes `config.json` and `model.safetensors`.
@@ -156,127 +163,242 @@ impl TrainingModel {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, folder: &Path) -> Result<()> {
-        each!(self, model => model.save_pretrained(folder, MAX_SHARD_SIZE))
+        let folder = self.weights_folder(folder);
+        each!(self, model => model.save_pretrained(&folder, MAX_SHARD_SIZE))
     }
 
-    /// How many items the loss of a batch counts: what the sums of an update are divided by.
-    pub fn items(&self, batch: &Batch) -> usize {
-        match (&batch.labels, self) {
-            (BatchLabels::None, Self::SentenceEmbedding(_)) => batch.len(),
-            (BatchLabels::None, _) => 0,
-            (BatchLabels::Classes(classes), _) => loss::count(classes),
-            (BatchLabels::Values { values, .. }, _) => values.len(),
-            (BatchLabels::Tokens(rows), Self::CausalLm(_)) => loss::count(&loss::next_tokens(&rows.values, rows.seq)),
-            (BatchLabels::Tokens(rows), _) => loss::count(&rows.values),
-            (BatchLabels::Spans { starts, ends }, _) => loss::count(starts) + loss::count(ends),
-        }
-    }
-
-    /// The right class of each row of the scores.
-    pub fn classes(&self, batch: &Batch) -> Vec<i64> {
-        match (&batch.labels, self) {
-            (BatchLabels::Classes(classes), _) => classes.clone(),
-            (BatchLabels::Tokens(rows), Self::CausalLm(_)) => loss::next_tokens(&rows.values, rows.seq),
-            (BatchLabels::Tokens(rows), _) => rows.values.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The loss of a batch. `label_smoothing` is the share of the target that goes to all classes alike.
+    /// The weights in a folder that it was saved to.
     ///
     /// # Errors
-    /// [`Error::Input`] for inputs that the model cannot take, and labels that the task does not have;
-    /// [`Error::Malformed`] for a label out of range, with its row.
-    pub fn forward(&self, batch: &Batch, label_smoothing: f64) -> Result<Forward> {
-        let record = &mut Record::none();
-        let scores: Tensor<2> = match self {
-            Self::SequenceClassification(model) => model.model.forward(&text(batch, model, &model.limits)?, record),
-            Self::TokenClassification(model) => rows(model.model.forward(&text(batch, model, &model.limits)?, record)),
-            Self::MaskedLm(model) => rows(model.model.forward(&text(batch, model, &model.limits)?, record)),
-            Self::CausalLm(model) => {
-                let mut cache = Cache::off(model.cache_kinds().len());
-                rows(model.model.forward(&text(batch, model, &model.limits)?, &mut cache, record))
-            }
-            Self::ImageClassification(model, processor) => {
-                let pictures = batch.images.iter().map(|path| processor.process(&Image::open(path)?));
-                let pixels = processor.batch(pictures.collect::<Result<_>>()?)?;
-                let pixel_values = TensorData::new(pixels.values, pixels.shape);
-                let arguments = ImageArguments { pixel_values, pixel_mask: None, bool_masked_pos: None };
-                model.model.forward(&ImageInputs::new(&arguments, &model.limits, &model.device)?, record).logits
-            }
-            Self::QuestionAnswering(model) => {
-                let scores = model.model.forward(&text(batch, model, &model.limits)?, record);
-                let BatchLabels::Spans { starts, ends } = &batch.labels else { return Err(other_labels()) };
-                let loss = loss::answers(scores.start_logits, scores.end_logits, starts, ends);
-                return Ok(Forward { loss, scores: None });
-            }
-            Self::SentenceEmbedding(model) => return embeddings(batch, model),
-        };
-        let loss = match &batch.labels {
-            BatchLabels::Values { columns, values } => self.of_values(scores.clone(), *columns, values)?,
-            BatchLabels::Classes(_) | BatchLabels::Tokens(_) => {
-                let classes = self.classes(batch);
-                let each = classes.len() / batch.len().max(1);
-                if let Err(error) = loss::check_labels(&classes, scores.dims()[1]) {
-                    let of_row = |row: &&[i64]| loss::check_labels(row, scores.dims()[1]).is_err();
-                    let row = classes.chunks(each.max(1)).position(|row| of_row(&row)).unwrap_or(0);
-                    return Err(batch.origins[row].error(error));
-                }
-                loss::classes(scores.clone(), &classes, label_smoothing)
-            }
-            BatchLabels::None | BatchLabels::Spans { .. } => return Err(other_labels()),
-        };
-        Ok(Forward { loss, scores: Some(scores) })
+    /// Those of [`Checkpoint::from_folder`].
+    pub fn saved_weights(&self, folder: &Path) -> Result<Checkpoint> {
+        Checkpoint::from_folder(&self.weights_folder(folder))
     }
 
-    /// Numbers, or whether each class holds.
-    fn of_values(&self, scores: Tensor<2>, columns: usize, values: &[f32]) -> Result<Loss> {
-        let [_, outputs] = scores.dims();
-        if outputs != columns {
-            let expected = format_args!("{outputs}, the outputs of the model");
-            return Err(Error::input("labels", format_args!("{columns} numbers for each row"), expected));
+    /// Notes in the config the dtype that the weights are saved in.
+    pub fn set_dtype(&mut self, name: &str) {
+        let config = each!(self, model => &mut model.config);
+        // The older of its two names, where a file has that.
+        if config.get("torch_dtype").is_some() {
+            config.set("torch_dtype", name);
         }
-        let several = self.config().get("problem_type").is_some_and(|kind| kind == "multi_label_classification");
-        Ok(if several { loss::several_classes(scores, values) } else { loss::regression(scores, values) })
+        config.set("dtype", name);
+    }
+
+    /// Whether each class holds or does not, apart from the others.
+    ///
+    /// # Errors
+    /// As [`Config::problem_type`] and [`Config::labels`].
+    pub fn has_several_classes(&self) -> Result<bool> {
+        Ok(match self.config().problem_type()? {
+            Some(problem) => problem == ProblemType::MultiLabelClassification,
+            None => self.config().labels()?.len() > 1,
+        })
+    }
+
+    /// How many items the loss of a batch is over, known before it is computed.
+    pub fn items(&self, batch: &Batch) -> usize {
+        match &batch.labels {
+            BatchLabels::None => batch.len(),
+            BatchLabels::Classes(classes) => loss::count(classes),
+            BatchLabels::Values { values, .. } => values.len(),
+            BatchLabels::Tokens(rows) => match self {
+                Self::CausalLm(model) => loss::count(&next_tokens(rows, prompt_length(model))),
+                _ => loss::count(&rows.values),
+            },
+            BatchLabels::Spans { starts, .. } => 2 * starts.len(),
+        }
+    }
+
+    /// The scores of a batch that has one item at least.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for inputs that the model cannot take, and for labels that its task does not have;
+    /// [`Error::Io`] and [`Error::Malformed`] for pictures that cannot be read.
+    pub fn forward(&self, batch: &Batch) -> Result<Scores> {
+        let record = &mut Record::none();
+        Ok(match self {
+            Self::SequenceClassification(model) => {
+                Scores::Rows(model.model.forward(&text(batch, &model.limits, &model.device)?, record))
+            }
+            Self::TokenClassification(model) => {
+                tokens(model.model.forward(&text(batch, &model.limits, &model.device)?, record), batch)?
+            }
+            Self::MaskedLm(model) => {
+                tokens(model.model.forward(&text(batch, &model.limits, &model.device)?, record), batch)?
+            }
+            Self::QuestionAnswering(model) => {
+                let output = model.model.forward(&text(batch, &model.limits, &model.device)?, record);
+                Scores::Spans { starts: output.start_logits, ends: output.end_logits }
+            }
+            Self::CausalLm(model) => next(model, &text(batch, &model.limits, &model.device)?, batch)?,
+            Self::ImageClassification(model, processor) => {
+                let inputs = pictures(batch, processor)?;
+                let inputs = ImageInputs::new(&inputs, &model.limits, &model.device)?;
+                Scores::Rows(model.model.forward(&inputs, record).logits)
+            }
+            Self::SentenceEmbedding(model, sentences) => {
+                let embed = |arguments: &TextArguments| -> Result<Tensor<2>> {
+                    let inputs = TextInputs::new(arguments, &model.limits, &model.device)?;
+                    let states = model.model.forward(&inputs, &mut Record::none()).last_hidden_state;
+                    Ok(sentences.pool(states, arguments))
+                };
+                Scores::Embeddings(batch.texts.iter().map(embed).collect::<Result<_>>()?)
+            }
+        })
+    }
+
+    /// The loss of scores.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], which names the row, for a label that the model has no output for; [`Error::Input`] for
+    /// labels of another kind, and for smoothed labels where there are no classes.
+    pub fn loss(&self, batch: &Batch, scores: Scores, label_smoothing: f64) -> Result<Loss> {
+        if label_smoothing > 0.0 && !matches!(&batch.labels, BatchLabels::Classes(_) | BatchLabels::Tokens(_)) {
+            return Err(Error::input(
+                "label_smoothing_factor",
+                label_smoothing,
+                "0: this task has no classes to smooth",
+            ));
+        }
+        match (scores, &batch.labels) {
+            (Scores::Rows(logits), BatchLabels::Classes(classes)) => {
+                let [_, count] = logits.dims();
+                check(batch, classes, 1, count)?;
+                Ok(loss::classes(logits, classes, label_smoothing))
+            }
+            (Scores::Rows(logits), BatchLabels::Values { columns, values }) => {
+                let [_, outputs] = logits.dims();
+                if outputs != *columns {
+                    let expected = format_args!("{outputs}, the outputs of the model");
+                    return Err(Error::input("labels", format_args!("{columns} numbers for each row"), expected));
+                }
+                match self.has_several_classes()? {
+                    true => Ok(loss::several_classes(logits, values)),
+                    false => Ok(loss::regression(logits, values)),
+                }
+            }
+            (Scores::Tokens { logits, labels }, BatchLabels::Tokens(rows)) => {
+                let [_, count] = logits.dims();
+                check(batch, &rows.values, rows.seq, count)?;
+                Ok(loss::classes(logits, &labels, label_smoothing))
+            }
+            (Scores::Spans { starts, ends }, BatchLabels::Spans { starts: first, ends: last }) => {
+                Ok(loss::answers(starts, ends, first, last))
+            }
+            (Scores::Embeddings(embeddings), BatchLabels::None) if embeddings.len() > 1 => {
+                Ok(loss::ranking(embeddings, RANKING_SCALE))
+            }
+            (Scores::Embeddings(embeddings), BatchLabels::Values { columns: 1, values }) => {
+                match <[Tensor<2>; 2]>::try_from(embeddings) {
+                    Ok([a, b]) => Ok(loss::similarity(a, b, values)),
+                    Err(other) => {
+                        let found = format_args!("{} texts with a score", other.len());
+                        Err(Error::input("text_columns", found, "two; leave `score_column` out for more"))
+                    }
+                }
+            }
+            _ => Err(other_labels()),
+        }
     }
 }
 
 fn other_labels() -> Error {
-    Error::input("labels", "none that this task learns", "those of its own data")
+    Error::input("labels", "some of another kind", "those that this task learns")
 }
 
-/// The embeddings of texts that belong together: by which of all texts is the second of a row, or by how alike two are.
-fn embeddings(batch: &Batch, model: &Auto<dyn TextModel>) -> Result<Forward> {
-    let mut embeddings = Vec::new();
-    for arguments in &batch.texts {
-        let inputs = TextInputs::new(arguments, &model.limits, &model.device)?;
-        let states = model.model.forward(&inputs, &mut Record::none()).last_hidden_state; // [rows, seq, hidden]
-        let [rows, seq, _] = states.dims();
-        let mask = match &arguments.attention_mask {
-            Some(mask) => mask.values.iter().map(|&seen| seen as f32).collect(),
-            None => vec![1.0; rows * seq],
-        };
-        let mask = Tensor::<2>::from_data(TensorData::new(mask, [rows, seq]), &model.device).unsqueeze_dim::<3>(2);
-        let count = mask.clone().sum_dim(1).clamp_min(1.0); // [rows, 1, 1]
-        embeddings.push(((states * mask).sum_dim(1) / count).squeeze_dim::<2>(1));
-    }
-    let loss = match (&batch.labels, embeddings.as_slice()) {
-        (BatchLabels::None, [_, _, ..]) => loss::ranking(embeddings, RANKING_SCALE),
-        (BatchLabels::Values { columns: 1, values }, [a, b]) => loss::similarity(a.clone(), b.clone(), values),
-        _ => return Err(other_labels()),
-    };
-    Ok(Forward { loss, scores: None })
+/// Makes sure that labels are classes of the model; `each` of them belong to an example.
+fn check(batch: &Batch, labels: &[i64], each: usize, classes: usize) -> Result<()> {
+    let outside = |label: &i64| *label != IGNORED && !(0..classes as i64).contains(label);
+    let Some(place) = labels.iter().position(outside) else { return Ok(()) };
+    let reason = format_args!("label {}, expected 0 to {}", labels[place], classes.saturating_sub(1));
+    Err(batch.origins.get(place / each.max(1)).map_or_else(other_labels, |origin| origin.error(reason)))
 }
 
-fn text<T: ?Sized + Task>(batch: &Batch, model: &Auto<T>, limits: &TextLimits) -> Result<TextInputs> {
+/// The text of each example.
+fn text(batch: &Batch, limits: &TextLimits, device: &Device) -> Result<TextInputs> {
     match batch.texts.as_slice() {
-        [text] => TextInputs::new(text, limits, &model.device),
+        [text] => TextInputs::new(text, limits, device),
         texts => Err(Error::input("texts", format_args!("{} for each example", texts.len()), "one")),
     }
 }
 
-/// Scores `[batch, seq, classes]`, a row for each token.
-fn rows(scores: Tensor<3>) -> Tensor<2> {
-    let [batch, seq, classes] = scores.dims();
-    scores.reshape([batch * seq, classes])
+/// Scores `[batch, seq, classes]` of all tokens.
+fn tokens(logits: Tensor<3>, batch: &Batch) -> Result<Scores> {
+    let BatchLabels::Tokens(rows) = &batch.labels else { return Err(other_labels()) };
+    let [batch, seq, classes] = logits.dims();
+    Ok(Scores::Tokens { logits: logits.reshape([batch * seq, classes]), labels: rows.values.clone() })
+}
+
+/// How many tokens of a learned prompt come before those of a text.
+fn prompt_length(model: &Auto<dyn CausalLm>) -> usize {
+    let tokens = model.model.attached().and_then(Attached::virtual_tokens);
+    tokens.filter(|tokens| tokens.first_id().is_some()).map_or(0, VirtualTokens::count)
+}
+
+/// The token that follows each, behind `prompt` tokens that were learned, of which the last one foretells the first.
+fn next_tokens(rows: &IntRows, prompt: usize) -> Vec<i64> {
+    if prompt == 0 {
+        return loss::next_tokens(&rows.values, rows.seq);
+    }
+    let behind = |row: &[i64]| std::iter::repeat_n(IGNORED, prompt).chain(row.iter().copied()).collect::<Vec<_>>();
+    let values: Vec<i64> = rows.values.chunks(rows.seq.max(1)).flat_map(behind).collect();
+    loss::next_tokens(&values, prompt + rows.seq)
+}
+
+/// The scores of the tokens that a language model is to foretell. If many are not, such as a question, the head, which
+/// is wide, does without their states.
+fn next(model: &Auto<dyn CausalLm>, inputs: &TextInputs, batch: &Batch) -> Result<Scores> {
+    let BatchLabels::Tokens(rows) = &batch.labels else { return Err(other_labels()) };
+    let prompt = prompt_length(model);
+    let mut labels = next_tokens(rows, prompt);
+    let model = &*model.model;
+    let mut cache = Cache::off(model.cache_kinds().len());
+    if prompt > 0 {
+        let logits = model.forward(inputs, &mut cache, &mut Record::none());
+        let [batch, seq, vocab] = logits.dims();
+        return Ok(Scores::Tokens { logits: logits.reshape([batch * seq, vocab]), labels });
+    }
+    let x = model.decode(model.embed(inputs.input_ids.clone()), inputs, &mut cache, &mut Record::none());
+    let [batch, seq, hidden] = x.dims();
+    let mut x = x.reshape([1, batch * seq, hidden]);
+    let learned = loss::count(&labels);
+    if learned > 0 && learned * 8 < labels.len() * 7 {
+        let places: Vec<i64> =
+            (0..).zip(&labels).filter(|(_, label)| **label != IGNORED).map(|(place, _)| place).collect();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [learned]), &inputs.input_ids.device());
+        x = x.select(1, places);
+        labels.retain(|label| *label != IGNORED);
+    }
+    let logits = model.head(x);
+    let [_, count, vocab] = logits.dims();
+    Ok(Scores::Tokens { logits: logits.reshape([count, vocab]), labels })
+}
+
+/// The pixels of the pictures of a batch.
+fn pictures(batch: &Batch, processor: &ImageProcessor) -> Result<ImageArguments> {
+    let processed: Result<Vec<_>> =
+        batch.images.par_iter().map(|path| processor.process(&Image::open(path)?)).collect();
+    let pixels = processor.batch(processed?)?;
+    let [count, _, height, width] = pixels.shape;
+    Ok(ImageArguments {
+        pixel_values: TensorData::new(pixels.values, pixels.shape),
+        pixel_mask: pixels.mask.map(|mask| TensorData::new(mask, [count, height, width])),
+        bool_masked_pos: None,
+    })
+}
+
+/// `id2label`, `label2id` and what else of a config says what the outputs mean.
+pub(super) fn name_outputs(config: &mut Config, names: &[String], problem_type: Option<&str>) {
+    let ids = names.iter().enumerate();
+    let id2label = ids.clone().map(|(id, name)| (id.to_string(), Value::from(name.as_str())));
+    let label2id = ids.map(|(id, name)| (name.clone(), Value::from(id)));
+    config.set("id2label", id2label.collect::<Map<_, _>>());
+    config.set("label2id", label2id.collect::<Map<_, _>>());
+    if config.get("num_labels").is_some() {
+        config.set("num_labels", names.len());
+    }
+    if let Some(problem_type) = problem_type {
+        config.set("problem_type", problem_type);
+    }
 }

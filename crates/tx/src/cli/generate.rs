@@ -46,7 +46,8 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
         Some(ids) => vec![parse_ids(ids)?],
         None => encode(&model, &args.prompt)?,
     };
-    let assistant = args.assistant_model.as_ref().map(|name| LanguageModel::load(name, common)).transpose()?;
+    let plain = common.without_adapters();
+    let assistant = args.assistant_model.as_ref().map(|name| LanguageModel::load(name, &plain)).transpose()?;
     let stream = args.stream && !common.json;
     let generated = generate(&model, assistant.as_ref(), &prompts, &args.generation, stream)?;
     if common.json {

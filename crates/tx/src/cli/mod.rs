@@ -3,6 +3,7 @@
 //! A command returns an [`Error`](tx_core::Error), and [`main`] prints it as one line; a panic of a dependency is caught and printed in
 //! the same way. Exit code 0 is success, 1 is a failure and 2 is a command line that cannot be understood.
 
+mod adapter;
 mod bench;
 mod chat;
 mod download;
@@ -21,15 +22,16 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tx::built_in;
-use tx_core::error::Result;
+use tx_core::error::{Error, Result};
 use tx_core::hub::{self, HubOptions, Wanted};
-use tx_core::registry::LoadOptions;
+use tx_core::registry::{Attach, LoadOptions};
 use tx_core::{device, threads};
+use tx_train::peft::{AdapterFolder, AttachAdapters};
 
 /// Hugging Face Transformers for Rust: loads checkpoints as they lie on the Hub and runs them, without Python.
 #[derive(Parser)]
@@ -54,9 +56,11 @@ enum Command {
     /// Runs one forward pass, from tensors in a file to tensors in a file
     Forward(forward::ForwardArgs),
     /// Fine-tunes a model on files of rows, as a configuration file says
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Judges a model on files of rows
     Eval(train::EvalArgs),
+    /// Puts adapters into the weights of a model, or says what one is
+    Adapter(adapter::AdapterArgs),
     /// Says what a model is and what can be done with it
     Info(info::InfoArgs),
     /// Lists the architectures and their heads
@@ -89,6 +93,10 @@ pub struct Common {
     /// Prints one JSON document in place of tables
     #[arg(long, global = true)]
     pub json: bool,
+    /// Puts an adapter of `peft` on the model, whose folder this is; may be given several times. With weights, several
+    /// become one that adds them up
+    #[arg(long, global = true, value_name = "FOLDER[=WEIGHT]")]
+    pub adapter: Vec<AdapterFolder>,
 }
 
 impl Common {
@@ -98,7 +106,18 @@ impl Common {
     /// [`Error::Device`](tx_core::Error::Device) if there is no such device.
     pub fn load_options(&self) -> Result<LoadOptions> {
         let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
-        Ok(LoadOptions { device: device::device(&self.device)?, dtype: self.dtype.parse()?, quantize })
+        let attach = (!self.adapter.is_empty()).then(|| self.adapters(false));
+        Ok(LoadOptions { device: device::device(&self.device)?, dtype: self.dtype.parse()?, quantize, attach })
+    }
+
+    /// What puts the adapters on a model as it is loaded, or into its weights.
+    fn adapters(&self, merge: bool) -> Arc<dyn Attach> {
+        Arc::new(AttachAdapters { folders: self.adapter.clone(), merge })
+    }
+
+    /// The same options for another model, which has no adapters.
+    pub fn without_adapters(&self) -> Self {
+        Self { adapter: Vec::new(), ..self.clone() }
     }
 
     /// What the environment says about the Hub, and `--offline`.
@@ -131,7 +150,7 @@ pub fn main() -> ExitCode {
     let ended = panic::catch_unwind(AssertUnwindSafe(|| command.run(&common)));
     hub::remove_temporary();
     match ended {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => fail(&error.to_string()),
         Err(payload) => {
             let place = PANIC.lock().map(|place| place.clone()).unwrap_or_default();
@@ -141,21 +160,29 @@ pub fn main() -> ExitCode {
 }
 
 impl Command {
-    fn run(&self, common: &Common) -> Result<()> {
+    /// Runs the command. The code is that of success, but for runs that were interrupted.
+    fn run(&self, common: &Common) -> Result<ExitCode> {
         threads::init(common.threads)?;
+        let computes = !matches!(self, Self::Train(_) | Self::Info(_) | Self::Models | Self::Download(_));
+        if !common.adapter.is_empty() && !computes {
+            let expected = "it where a model computes; `tx train` has adapters in the table `peft` of its file";
+            return Err(Error::input("--adapter", "given", expected));
+        }
         match self {
             Self::Run(args) => threads::run(|| run::run(args, common)),
             Self::Generate(args) => threads::run(|| generate::run(args, common)),
             Self::Chat(args) => threads::run(|| chat::run(args, common)),
             Self::Embed(args) => threads::run(|| embed::run(args, common)),
             Self::Forward(args) => threads::run(|| forward::run(args, common)),
-            Self::Train(args) => threads::run(|| train::train(args, common)),
+            Self::Train(args) => return threads::run(|| train::train(args, common)),
             Self::Eval(args) => threads::run(|| train::eval(args, common)),
+            Self::Adapter(args) => threads::run(|| adapter::run(args, common)),
             Self::Info(args) => info::run(args, common),
             Self::Models => models::run(common),
             Self::Download(args) => download::run(args, common),
             Self::Bench(args) => threads::run(|| bench::run(args, common)),
-        }
+        }?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -203,6 +230,7 @@ mod tests {
             let Cli { common, .. } = Cli::try_parse_from(line).unwrap();
             assert!(common.json && common.offline && common.hub_options().offline);
             assert_eq!((common.device.as_str(), common.dtype.as_str()), ("cpu", "auto"));
+            assert!(common.load_options().unwrap().attach.is_none());
             let LoadOptions { dtype, quantize, .. } = common.load_options().unwrap();
             assert_eq!((dtype, quantize, common.threads), (device::Dtype::Auto, None, None));
         }

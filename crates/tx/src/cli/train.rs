@@ -1,53 +1,45 @@
-//! `tx train`: fine-tunes a model; `tx eval`: judges one.
+//! `tx train`: trains a model as a configuration file says; `tx eval`: judges one.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Args;
-use serde_json::{Map, Value};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use serde_json::{Map, Value, json};
 use tx_core::error::{Error, Result};
-use tx_core::tokenizer::Tokenizer;
-use tx_text::chat::ChatTemplate;
+use tx_core::weights::save::write_atomically;
 use tx_train::arguments::TrainingArguments;
 use tx_train::checkpoint::Metrics;
+use tx_train::data::PrepareOptions;
 use tx_train::distributed::{self, Options};
-use tx_train::trainer::{DataPreparation, Head, TrainConfig, Trainer, TrainingModel, TrainingTask, find_head, head_of};
+use tx_train::logging::metric_logs;
+use tx_train::trainer::{
+    Companions, DataOptions, ModelOptions, Part, Setting, TrainConfig, TrainOutput, Trainer, TrainingModel,
+    TrainingTask,
+};
 
 use super::Common;
-use super::output::{print_json, print_line, print_table};
+use super::output::{print_json, print_table};
 
-/// The files of a model's folder that belong to it besides its weights and its config.
-const COMPANIONS: [&str; 16] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "spm.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
+/// The exit code of a program that was interrupted, as shells have it.
+const INTERRUPTED_CODE: u8 = 130;
+/// The metrics of a training and of its last evaluation, in `output_dir`.
+const RESULTS: &str = "all_results.json";
 
 /// The arguments of `tx train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// A TOML or JSON file with `model`, `task`, `[data]` and `[training]`
     pub config: PathBuf,
-    /// A training argument that goes before the file: `learning_rate=3e-5`
+    /// A key that goes before the file: `model=…`, `data.train=…`, `learning_rate=3e-5`
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Goes on from the newest complete checkpoint in `output_dir`
     #[arg(long)]
     pub resume: bool,
+    #[command(flatten)]
+    pub training: TrainingFlags,
 }
 
 /// The arguments of `tx eval`.
@@ -70,52 +62,54 @@ pub struct EvalArgs {
     pub batch_size: usize,
 }
 
-/// Whether somebody pressed Ctrl-C, or the system asked to end.
+/// Every argument of a training as a flag.
+#[derive(Debug, Clone, Default)]
+pub struct TrainingFlags(Vec<(&'static str, String)>);
+
+/// The names of the flags, in the order of the arguments.
+static FLAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| TrainingArguments::NAMES.iter().map(|name| name.replace('_', "-")).collect());
+
+impl Args for TrainingFlags {
+    fn augment_args(command: Command) -> Command {
+        let defaults = TrainingArguments::default().to_json();
+        TrainingArguments::NAMES.iter().zip(FLAGS.iter()).fold(command, |command, (&name, flag)| {
+            let arg = Arg::new(name)
+                .long(flag.as_str())
+                .value_name("VALUE")
+                .allow_negative_numbers(true)
+                .help_heading("Arguments of training, as in [training]");
+            // HF's name is good, too.
+            let arg = if name.contains('_') { arg.alias(name) } else { arg };
+            command.arg(match defaults.get(name) {
+                Some(Value::Bool(_)) => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+                _ => arg,
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for TrainingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |name: &&'static str| Some((*name, matches.get_one::<String>(name)?.clone()));
+        Ok(Self(TrainingArguments::NAMES.iter().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Whether somebody pressed Ctrl-C.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// A model with what its data need.
-struct Loaded {
-    model: TrainingModel,
-    tokenizer: Option<Tokenizer>,
-    template: Option<ChatTemplate>,
-    head: Option<Head>,
-    folder: PathBuf,
-}
-
-impl Loaded {
-    /// The model of a folder; `head` says what its outputs are to mean, if that is not as its config says.
-    fn new(folder: PathBuf, task: TrainingTask, common: &Common, head: Option<Head>) -> Result<Self> {
-        let tokenizer = match task {
-            TrainingTask::ImageClassification => None,
-            _ => Some(Tokenizer::from_folder(&folder)?),
-        };
-        let template = match (&tokenizer, task) {
-            (Some(tokenizer), TrainingTask::Chat) => Some(ChatTemplate::from_folder(&folder, tokenizer.special())?),
-            _ => None,
-        };
-        let model = TrainingModel::from_folder(&folder, task, &common.load_options()?, head.as_ref())?;
-        let head = match head {
-            Some(head) => Some(head),
-            None => head_of(task, model.config())?,
-        };
-        Ok(Self { model, tokenizer, template, head, folder })
-    }
-
-    fn data(&self, task: TrainingTask, options: &Map<String, Value>, seed: u64) -> DataPreparation<'_> {
-        DataPreparation {
-            task,
-            head: self.head.as_ref(),
-            tokenizer: self.tokenizer.as_ref(),
-            template: self.template.as_ref(),
-            options: options.clone(),
-            seed,
-            progress: true,
-        }
-    }
 }
 
 /// `KEY=VALUE`, taken apart.
@@ -128,55 +122,60 @@ fn pairs(set: &[String]) -> Result<Vec<(&str, &str)>> {
 ///
 /// # Errors
 /// Everything that the file, the data, the model and the training can report.
-pub fn train(args: &TrainArgs, common: &Common) -> Result<()> {
+pub fn train(args: &TrainArgs, common: &Common) -> Result<ExitCode> {
     let mut flags = pairs(&args.set)?;
+    flags.extend(args.training.0.iter().map(|(name, text)| (*name, text.as_str())));
     if args.resume {
         flags.push(("resume_from_checkpoint", "true"));
     }
     let config = TrainConfig::load(&args.config, flags)?;
-    let output = config.arguments.output_dir.clone();
-    let seed = config.arguments.seed;
-    // A second handler could only be one of this process.
-    let _ = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
+    let handler = ctrlc::set_handler(|| {
+        // Twice is meant for the program: a checkpoint may take its time.
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED_CODE));
+        }
+    });
+    if let Err(error) = handler {
+        tracing::warn!("Ctrl-C ends the program without a checkpoint: {error}");
+    }
     let ranks = distributed::connect(Options { interrupted, ..Options::default() })?;
     let is_main = ranks.is_main();
-    let head = find_head(config.task, &config.train, &config.data, seed)?;
-    let loaded = Loaded::new(common.folder(&config.model)?, config.task, common, head)?;
-    let scratch = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-    let data = loaded.data(config.task, &config.data, seed);
-    let train = data.prepare(&config.train, scratch.path())?;
-    let eval = config.eval.as_ref().map(|eval| data.prepare(eval, scratch.path())).transpose()?;
-    let folder = loaded.folder;
-    let mut trainer = Trainer::new(loaded.model, config.arguments, Some(train), eval, ranks)?
-        .with_companions(move |to| companions(&folder, to))
-        .until(interrupted);
-    let result = trainer.train()?;
-    if result.interrupted {
+    let setting = Setting {
+        folder: common.folder(&config.model)?,
+        load: common.load_options()?,
+        scratch: std::env::temp_dir(),
+        progress: is_main,
+    };
+    let prepared = distributed::agree(&*ranks, config.trainer(&setting))?;
+    let mut trainer = prepared.with_ranks(ranks).until(interrupted);
+    let output = trainer.train()?;
+    if output.interrupted {
+        if is_main {
+            let folder = config.arguments.output_dir.display();
+            tracing::warn!("stopped after step {}; `tx train --resume` goes on from `{folder}`", output.global_step);
+        }
         trainer.finish()?;
-        let step = result.global_step;
-        let text = format!("stopped after step {step}; `tx train --resume` goes on from `{}`", output.display());
-        return if is_main { print_line(&text) } else { Ok(()) };
+        return Ok(ExitCode::from(INTERRUPTED_CODE));
     }
-    if is_main {
-        trainer.save_model(&output)?;
-    }
-    let mut metrics = result.metrics;
-    if config.eval.is_some() {
-        metrics.extend(trainer.evaluate()?);
-    }
+    let evaluation = config.eval.is_some() || config.validation_split_percentage.is_some_and(|part| part > 0.0);
+    let metrics = finish(&mut trainer, output, evaluation, is_main)?;
     trainer.finish()?;
-    if is_main { print_metrics(&metrics, common) } else { Ok(()) }
+    if is_main { print_metrics(&metrics, common).map(|()| ExitCode::SUCCESS) } else { Ok(ExitCode::SUCCESS) }
 }
 
-/// Copies what belongs to a model besides its weights.
-fn companions(from: &Path, to: &Path) -> Result<()> {
-    for name in COMPANIONS {
-        let (from, to) = (from.join(name), to.join(name));
-        if from.is_file() && !to.exists() {
-            fs::copy(&from, &to).map_err(Error::io(&to))?;
-        }
+/// Saves what was trained, and judges it.
+fn finish(trainer: &mut Trainer, output: TrainOutput, evaluation: bool, is_main: bool) -> Result<Metrics> {
+    let mut metrics = output.metrics;
+    if evaluation {
+        metrics.extend(trainer.evaluate()?);
     }
-    Ok(())
+    if is_main {
+        let folder = trainer.arguments().output_dir.clone();
+        trainer.save_model(&folder)?;
+        let text = format!("{:#}\n", json!(metric_logs(&metrics)));
+        write_atomically(&folder.join(RESULTS), |file| file.write_all(text.as_bytes()))?;
+    }
+    Ok(metrics)
 }
 
 /// Runs `tx eval`.
@@ -185,28 +184,50 @@ fn companions(from: &Path, to: &Path) -> Result<()> {
 /// Everything that the data and the model can report.
 pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let task = TrainingTask::from_name(&args.task)?;
-    let mut options = Map::new();
+    let mut keys = Map::new();
     for (key, text) in pairs(&args.set)? {
-        options.insert(key.to_owned(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)));
+        keys.insert(key.replace('-', "_"), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)));
     }
-    let loaded = Loaded::new(common.folder(&args.model)?, task, common, None)?;
-    let scratch = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-    let arguments = TrainingArguments {
-        per_device_eval_batch_size: args.batch_size,
-        disable_tqdm: true,
-        ..TrainingArguments::default()
-    };
-    let data = loaded.data(task, &options, arguments.seed).prepare(&args.data, scratch.path())?;
-    let ranks = Box::new(distributed::Single);
-    let metrics = Trainer::new(loaded.model, arguments.resolved()?, None, Some(data), ranks)?.evaluate()?;
+    let options = DataOptions::read(task, &keys, None)?;
+    let arguments = TrainingArguments { per_device_eval_batch_size: args.batch_size, ..TrainingArguments::default() };
+    let folder = common.folder(&args.model)?;
+    let load = common.load_options()?;
+    let companions = Companions::from_folder(&folder, task, &load)?;
+    let model = TrainingModel::from_folder(&folder, task, &ModelOptions::from(load))?;
+    let prepare = PrepareOptions { folder: std::env::temp_dir(), progress: true };
+    let data = options.prepare(&args.data, Part::All, true, None, &model, &companions, arguments.seed, &prepare)?;
+    let metrics = Trainer::new(model, arguments, None, Some(data))?.evaluate()?;
     print_metrics(&metrics, common)
 }
 
 fn print_metrics(metrics: &Metrics, common: &Common) -> Result<()> {
     if common.json {
-        return print_json(metrics);
+        return print_json(&metric_logs(metrics));
     }
     let rows: Vec<Vec<String>> =
         metrics.iter().map(|(name, value)| vec![name.clone(), format!("{value:.6}")]).collect();
     print_table(&["metric", "value"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    #[test]
+    fn arguments_of_training_are_flags_by_both_names() {
+        let parse = |line: &[&str]| Line::try_parse_from(["tx"].iter().chain(line)).map(|line| line.args.training.0);
+        let flags = parse(&["a.toml", "--learning-rate", "5e-5", "--max_steps", "-1", "--logging-first-step"]).unwrap();
+        let expected = [("max_steps", "-1"), ("learning_rate", "5e-5"), ("logging_first_step", "true")];
+        assert!(flags.iter().map(|(name, text)| (*name, text.as_str())).eq(expected), "{flags:?}");
+        assert_eq!(parse(&["--logging-first-step", "a.toml", "--bf16=false"]).unwrap().len(), 2);
+        assert!(parse(&["a.toml", "--learning-rat", "1"]).is_err());
+    }
 }
