@@ -91,6 +91,15 @@ impl Cost {
         Self { linear: 3.0 * self.linear, attention: 3.0 * self.attention, ..self }
     }
 
+    /// The cost of an update of adapters on LLaMA: scores for every token, and gradients of what layers get, but of no
+    /// weight. The adapters themselves are left out.
+    pub fn decoder_with_adapters(model: &Path, batch: usize, seq: usize, bytes_per_weight: f64) -> Result<Self> {
+        let [hidden, vocab] = sizes(model, ["hidden_size", "vocab_size"])?;
+        let cost = Self::decoder(model, batch, &[(0, seq)], bytes_per_weight)?;
+        let linear = cost.linear + 2.0 * (batch * (seq - 1)) as f64 * hidden * vocab;
+        Ok(Self { linear: 2.0 * linear, attention: 3.0 * cost.attention, ..cost })
+    }
+
     pub fn bound(&self, ceilings: &Ceilings) -> Bound {
         let linear_peak = if self.int8 { ceilings.int8_peak } else { ceilings.matrix_peak };
         let compute = self.linear / linear_peak + self.attention / ceilings.matrix_peak;

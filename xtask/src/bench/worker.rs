@@ -26,7 +26,7 @@ use super::bound::Ceilings;
 use super::inputs::Random;
 use super::media::Media;
 use super::side::peak_bytes;
-use super::train::train;
+use super::train::{lora, train};
 
 #[derive(Args)]
 pub struct WorkerArgs {
@@ -55,6 +55,15 @@ enum Work {
     },
     /// Serve updates of a base model.
     Train {
+        #[arg(long)]
+        model: PathBuf,
+        #[arg(long)]
+        batch: usize,
+        #[arg(long)]
+        seq: usize,
+    },
+    /// Serve updates of LoRA on a language model.
+    Lora {
         #[arg(long)]
         model: PathBuf,
         #[arg(long)]
@@ -103,6 +112,7 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
                 forward(model, *batch, *seq, &LoadOptions { quantize, ..options })
             }
             Work::Train { model, batch, seq } => train(model, *batch, *seq, &options),
+            Work::Lora { model, batch, seq } => lora(model, *batch, *seq, &options),
             Work::Generate { model, batch, prompt, steps } => generate(model, *batch, *prompt, *steps, &options),
             Work::Media { model, media } => media.serve(model, &options),
             Work::Embed { model, texts } => embed(model, texts, &options),

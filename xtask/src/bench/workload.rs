@@ -25,6 +25,8 @@ pub enum Workload {
     Forward { batch: usize, seq: usize, int8: bool },
     /// An update of all weights of BERT-base, which are from a hash.
     Train { batch: usize, seq: usize },
+    /// An update of LoRA on all layers of a LLaMA with weights from a hash.
+    Lora { model: &'static str, bf16: bool, batch: usize, seq: usize },
     /// A prompt through a LLaMA with weights from a hash, up to the scores of what follows.
     Prefill { model: &'static str, bf16: bool, prompt: usize },
     /// Tokens of each row through it, one after another, each the most probable one; a prompt is in the cache.
@@ -53,6 +55,8 @@ pub static WORKLOADS: &[(&str, Workload)] = &[
     ("llama-135m-bf16-decode", Workload::Decode { model: "llama-135m", bf16: true, batch: 1, steps: 32 }),
     ("llama-135m-bf16-decode8", Workload::Decode { model: "llama-135m", bf16: true, batch: 8, steps: 32 }),
     ("llama-135m-bf16-prefill", Workload::Prefill { model: "llama-135m", bf16: true, prompt: 512 }),
+    ("llama-135m-f32-lora-8x128", Workload::Lora { model: "llama-135m", bf16: false, batch: 8, seq: 128 }),
+    ("llama-135m-bf16-lora-8x128", Workload::Lora { model: "llama-135m", bf16: true, batch: 8, seq: 128 }),
     ("llama-1b-bf16-decode", Workload::Decode { model: "llama-1b", bf16: true, batch: 1, steps: 8 }),
     ("llama-1b-bf16-prefill", Workload::Prefill { model: "llama-1b", bf16: true, prompt: 512 }),
     ("vit-b16-1", Workload::Media("vit-b16", Media::Classify { batch: 1 })),
@@ -173,6 +177,24 @@ impl Workload {
                 }
                 Some(cost)
             }
+            Self::Lora { model, bf16, batch, seq } => {
+                let model = synthetic(model, bf16)?;
+                let arguments = |mut command: Command| {
+                    command.arg("--model").arg(&model);
+                    command.args(["--batch", &batch.to_string(), "--seq", &seq.to_string()]);
+                    command
+                };
+                let mut tx = setup.tx();
+                tx.arg("lora");
+                sides.push(Box::new(Worker::start(&mut arguments(tx), output.clone())?));
+                if peers.contains(&Peer::Torch) {
+                    let mut command = arguments(setup.python("torch_lora.py")?);
+                    command.args(["--dtype", if bf16 { "bf16" } else { "f32" }]);
+                    command.args(["--threads", &setup.threads.to_string()]);
+                    sides.push(Box::new(Worker::start(&mut command, output.clone())?));
+                }
+                Some(Cost::decoder_with_adapters(&model, batch, seq, if bf16 { 2.0 } else { 4.0 })?)
+            }
             Self::Prefill { model, bf16, prompt } => {
                 return Generation { model, bf16, batch: 1, prompt, steps: 0 }.start(peers, setup);
             }
@@ -243,7 +265,7 @@ impl Workload {
     /// How many vectors of equal length the numbers of a side are, each of which has to agree.
     pub fn rows(self) -> usize {
         match self {
-            Self::Forward { .. } | Self::Train { .. } | Self::Prefill { .. } | Self::Start => 1,
+            Self::Forward { .. } | Self::Train { .. } | Self::Lora { .. } | Self::Prefill { .. } | Self::Start => 1,
             Self::Decode { batch, .. } => batch,
             Self::Media(_, media) => media.rows(),
             Self::Embed { sentences } => sentences,
@@ -258,6 +280,8 @@ impl Workload {
             Self::Forward { int8: false, .. } | Self::Train { .. } | Self::Media(..) => {
                 (difference.relative_l2 <= 1e-3, "a relative L2 of at most 1e-3")
             }
+            Self::Lora { bf16, .. } if bf16 => (difference.relative_l2 <= 3e-2, "a relative L2 of at most 3e-2"),
+            Self::Lora { .. } => (difference.relative_l2 <= 1e-3, "a relative L2 of at most 1e-3"),
             Self::Forward { int8: true, .. } => (difference.cosine >= 0.95, "a cosine of at least 0.95"),
             Self::Prefill { bf16: false, .. } | Self::Decode { bf16: false, .. } => {
                 (difference.relative_l2 <= 2e-3, "a relative L2 of at most 2e-3")
