@@ -8,11 +8,11 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use libtest_mimic::{Arguments, Failed, Trial};
-use tx_audio::models::SPEECH_TO_TEXT;
+use tx_audio::models::{SPEECH_DECODER, SPEECH_TO_TEXT};
 use tx_core::device::Dtype;
 use tx_core::nn::{Cache, CacheKind};
 use tx_core::registry::{Auto, Entry, LoadOptions, NamedModel, Task};
-use tx_core::task::{AudioArguments, AudioInputs, NamedTensors, Record, TextInputs};
+use tx_core::task::{AudioArguments, AudioInputs, ConditionalLm, Encoded, NamedTensors, Record, TextInputs};
 use tx_core::weights::Checkpoint;
 use tx_tests::{
     Array, Case, EQUIVALENCE, REFERENCE, Tolerance, architectures, compare, folders, is_token, text_mask, text_prefix,
@@ -269,6 +269,13 @@ fn stepwise(subject: &Subject) -> Result<()> {
         let input_ids = Tensor::from_data(TensorData::new(tokens.to_vec(), [1, tokens.len()]), device);
         TextInputs { input_ids, attention_mask: None, token_type_ids: None, position_ids: None, past: 0 }
     };
+    let conditioned = |model: &dyn ConditionalLm, encoded: &Encoded| {
+        same_by_steps(subject, &model.cache_kinds(), |tokens, cache| {
+            let text = inputs(tokens, &encoded.last_hidden_state.device());
+            let x = model.embed(text.input_ids.clone());
+            model.head(model.decode(x, &text, encoded, cache, &mut Record::none()))
+        })
+    };
     if let Some(model) = load(subject, CAUSAL_LM)? {
         return same_by_steps(subject, &model.cache_kinds(), |tokens, cache| {
             model.forward(&inputs(tokens, &model.device), cache, &mut Record::none())
@@ -278,12 +285,11 @@ fn stepwise(subject: &Subject) -> Result<()> {
         let audio = model.limits.audio;
         let values = narrow_first(&subject.case.inputs[audio.name], 0);
         let sound = AudioInputs::new(&AudioArguments { values, attention_mask: None }, &audio, &model.device)?;
-        let encoded = model.encode(&sound, &mut Record::none());
-        return same_by_steps(subject, &model.cache_kinds(), |tokens, cache| {
-            let text = inputs(tokens, &model.device);
-            let x = model.embed(text.input_ids.clone());
-            model.head(model.decode(x, &text, &encoded, cache, &mut Record::none()))
-        });
+        return conditioned(&*model.model, &model.encode(&sound, &mut Record::none()));
+    }
+    if let Some(model) = load(subject, SPEECH_DECODER)? {
+        let heard = narrow_first(&subject.case.inputs["encoder_outputs"], 0);
+        return conditioned(&*model.model, &model.attend(Tensor::from_data(heard, &model.device)));
     }
     Ok(())
 }
@@ -391,6 +397,10 @@ fn saved(subject: &Subject, outputs: &BTreeMap<String, Array>) -> Result<()> {
     let saved = Checkpoint::from_folder(folder.path())?;
     for (name, tensor) in saved.tensors() {
         let originals = subject.checkpoint.tensors();
+        // What the file holds packed is saved plain: the outputs tell whether it is the same.
+        if originals.contains_key(&format!("{name}_blocks")) {
+            continue;
+        }
         let renamed = || {
             let others = originals.iter().filter(|(name, _)| !saved.tensors().contains_key(*name));
             others.map(|(_, other)| other).find(|other| other.shape == tensor.shape && other.bytes == tensor.bytes)

@@ -44,6 +44,8 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/train/peft")
 }
 
+type Check = fn() -> Result<()>;
+
 fn trials() -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for folder in folders(&data())? {
@@ -51,7 +53,7 @@ fn trials() -> Result<Vec<Trial>> {
         trials.push(Trial::test(name, move || recording(&folder).map_err(failed)));
     }
     ensure!(trials.len() == 28, "{} recordings", trials.len());
-    let others: [(&str, fn() -> Result<()>); 7] = [
+    let others: [(&str, Check); 7] = [
         ("frozen weights of any dtype", any_dtype),
         ("generation behind virtual tokens", generation),
         ("new adapters begin where the model is", new_adapters),
@@ -245,6 +247,7 @@ fn recording(folder: &Path) -> Result<()> {
 }
 
 /// The tensors of `adapter_model.safetensors`, but for those that say nothing new.
+#[expect(clippy::type_complexity, reason = "used once")]
 fn stored(folder: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<u8>)>> {
     let tensors = safetensors::read(&folder.join("adapter_model.safetensors"))?;
     let new = tensors.into_iter().filter(|(name, _)| !SAID_ALREADY.iter().any(|part| name.contains(part)));

@@ -90,6 +90,11 @@ impl Config {
         self.keys.insert(key.to_owned(), value.into());
     }
 
+    /// Takes a key out; it is no longer part of [`Config::to_json`].
+    pub fn remove(&mut self, key: &str) {
+        self.keys.shift_remove(key);
+    }
+
     /// The architecture, `model_type`.
     ///
     /// # Errors

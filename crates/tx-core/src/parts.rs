@@ -264,6 +264,13 @@ impl Rows for AudioModelOutput {
     }
 }
 
+impl Rows for XVectorOutput {
+    fn join(parts: Vec<Self>) -> Self {
+        let (logits, embeddings) = parts.into_iter().map(|part| (part.logits, part.embeddings)).unzip();
+        Self { logits: Rows::join(logits), embeddings: Rows::join(embeddings) }
+    }
+}
+
 impl Rows for VisionEmbedding {
     fn join(parts: Vec<Self>) -> Self {
         let (embeds, outputs) = parts.into_iter().map(|part| (part.embeds, part.output)).unzip();
@@ -431,6 +438,12 @@ impl<M: SpeechToText> SpeechToText for InParts<M> {
     }
 }
 
+impl<M: SpeechDecoder> SpeechDecoder for InParts<M> {
+    fn attend(&self, encoder_outputs: Tensor<3>) -> Encoded {
+        self.model.attend(encoder_outputs)
+    }
+}
+
 impl<M: SpeechSeq2SeqModel> SpeechSeq2SeqModel for InParts<M> {
     fn forward(&self, audio: &AudioInputs, text: &TextInputs, record: &mut Record) -> Seq2SeqModelOutput {
         self.model.forward(audio, text, record)
@@ -525,6 +538,7 @@ tasks_in_parts! {
     AudioModel: AudioInputs => AudioModelOutput;
     AudioClassifier: AudioInputs => Tensor<2>;
     AudioFrameClassifier: AudioInputs => Tensor<3>;
+    AudioXVector: AudioInputs => XVectorOutput;
 }
 
 #[cfg(test)]

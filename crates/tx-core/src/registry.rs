@@ -18,6 +18,7 @@ use crate::parts::InParts;
 use crate::task::*;
 pub use crate::weights::load::LoadOptions;
 use crate::weights::load::{LoadReport, Loaded, Pretrained, load, parameters, vectors};
+use crate::weights::packed::{self, Packing};
 use crate::weights::save;
 use crate::weights::{Checkpoint, StoredTensor};
 
@@ -266,6 +267,8 @@ macro_rules! tasks {
                     };
                     let checkpoint = completed.as_ref().unwrap_or(checkpoint);
                     let (Loaded { model, report }, limits) = load_class::<M>(class, &config, checkpoint, options)?;
+                    // What was packed is plain now, and is saved as such.
+                    config.remove(packed::KEY);
                     let device = options.device.clone();
                     let model = Box::new(InParts::new(model, &report));
                     let mut auto: Auto<dyn $task> = Auto { class, model, config, limits, report, device };
@@ -321,6 +324,10 @@ tasks! {
     audio_classifier: AudioClassifier, AudioLimits = "audio classification";
     /// A line of the table of models that label every frame.
     audio_frame_classifier: AudioFrameClassifier, AudioLimits = "audio frame classification";
+    /// A line of the table of models that tell voices apart.
+    audio_xvector: AudioXVector, AudioLimits = "speaker verification";
+    /// A line of the table of decoders of speech that have no encoder.
+    speech_decoder: SpeechDecoder, SpeechDecoderLimits = "speech decoding";
     /// A line of the table of base models of speech and text.
     speech_seq2seq_model: SpeechSeq2SeqModel, SpeechToTextLimits = "speech and text features";
     /// A line of the table of models that write what is said.
@@ -347,7 +354,7 @@ fn load_class<M: Pretrained>(
 ) -> Result<(Loaded<M>, <M::Config as ModelConfig>::Limits)> {
     let typed: M::Config = config.parse()?;
     let exact = config.architectures().contains(&class);
-    let loaded = load::<M>(&typed, checkpoint, class, exact, options)?;
+    let loaded = load::<M>(&typed, checkpoint, Packing::from_config(config)?, class, exact, options)?;
     Ok((loaded, typed.limits()))
 }
 

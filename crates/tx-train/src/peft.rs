@@ -237,7 +237,7 @@ impl Adapters {
         }
         let [first, others @ ..] = numbers else { return Ok(()) };
         let method = |number: &usize| self.adapters[*number].config.method.peft_type();
-        if let Some(other) = others.iter().find(|other| method(*other) != method(first)) {
+        if let Some(other) = others.iter().find(|other| method(other) != method(first)) {
             return wrong(format!("{} and {}", method(first).name(), method(other).name()), "one method at a time");
         }
         if !others.is_empty() && self.adapters[*first].layers.are_virtual() {

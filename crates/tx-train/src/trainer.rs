@@ -87,6 +87,9 @@ pub trait TrainableAdapters: Parameters + fmt::Debug {
     fn load(&mut self, folder: &Path) -> Result<()>;
 }
 
+/// Writes what belongs to a model besides its weights into a folder.
+type SaveCompanions = Box<dyn Fn(&Path) -> Result<()>>;
+
 /// Trains a model.
 pub struct Trainer {
     model: TrainingModel,
@@ -97,8 +100,7 @@ pub struct Trainer {
     eval: Option<TrainingData>,
     handler: CallbackHandler,
     ranks: Box<dyn Communicator>,
-    /// Writes what belongs to the model besides its weights, such as the tokenizer, into a folder.
-    companions: Box<dyn Fn(&Path) -> Result<()>>,
+    companions: SaveCompanions,
     interrupted: fn() -> bool,
     state: TrainerState,
     control: TrainerControl,

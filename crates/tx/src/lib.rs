@@ -56,10 +56,10 @@ use audio::features::FeatureExtractor;
 use hub::Wanted;
 use registry::{Class, Entry, Task};
 use task::{
-    AudioClassifier, AudioFrameClassifier, AudioModel, AudioTextModel, CausalLm, CtcModel, ImageClassifier,
-    ImageSegmenter, ImageTextModel, MaskedImageModel, MaskedLm, MultipleChoice, NextSentencePredictor, ObjectDetector,
-    QuestionAnswerer, SemanticSegmenter, SequenceClassifier, SpeechToText, TextModel, TokenClassifier,
-    TokenDiscriminator, VisionModel,
+    AudioClassifier, AudioFrameClassifier, AudioModel, AudioTextModel, AudioXVector, CausalLm, CtcModel,
+    ImageClassifier, ImageSegmenter, ImageTextModel, MaskedImageModel, MaskedLm, MultipleChoice, NextSentencePredictor,
+    ObjectDetector, QuestionAnswerer, SemanticSegmenter, SequenceClassifier, SpeechDecoder, SpeechToText, TextModel,
+    TokenClassifier, TokenDiscriminator, VisionModel,
 };
 use vision::processor::ImageProcessor;
 
@@ -140,6 +140,8 @@ auto_models! {
     AutoModelForAudioClassification: AudioClassifier = audio::models::AUDIO_CLASSIFICATION;
     /// HF's `AutoModelForAudioFrameClassification`.
     AutoModelForAudioFrameClassification: AudioFrameClassifier = audio::models::AUDIO_FRAME_CLASSIFICATION;
+    /// HF's `AutoModelForAudioXVector`.
+    AutoModelForAudioXVector: AudioXVector = audio::models::AUDIO_XVECTOR;
     /// HF's `AutoModelForCausalLM`.
     AutoModelForCausalLm: CausalLm = models::CAUSAL_LM;
     /// HF's `AutoModelForCTC`.
@@ -175,6 +177,8 @@ auto_models! {
     AutoModelForZeroShotAudioClassification: AudioTextModel = multimodal::models::ZERO_SHOT_AUDIO_CLASSIFICATION;
     /// HF's `AutoModelForZeroShotImageClassification`.
     AutoModelForZeroShotImageClassification: ImageTextModel = multimodal::models::ZERO_SHOT_IMAGE_CLASSIFICATION;
+    /// Decoders that look at what another model's encoder heard, which HF's `AutoModelForCausalLM` gives.
+    AutoSpeechDecoder: SpeechDecoder = audio::models::SPEECH_DECODER;
     /// Pictures to hidden states: HF's `AutoModel` for pictures.
     AutoVisionModel: VisionModel = vision::models::VISION_MODEL | multimodal::models::VISION_MODEL;
 }

@@ -18,6 +18,10 @@ CONFIG = dict(
 # The two families: one norm in the convolutions and norms after the blocks, or norms everywhere and before the blocks.
 LARGE = CONFIG | dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
 LABELS = dict(num_labels=3)
+# Layers that join six of the 19 frames, some of which the second leaves out. The shorter sound has 13.
+VOICES = dict(
+    num_labels=5, tdnn_dim=[11, 9, 14], tdnn_kernel=[3, 2, 1], tdnn_dilation=[1, 3, 1], xvector_output_dim=7
+)
 # 20 samples make a frame.
 WAVE = Wave([400, 275])
 # Models of the first family are trained without a mask.
@@ -85,6 +89,30 @@ CASES = [
         "Wav2Vec2ForAudioFrameClassification",
         CONFIG | LABELS | dict(use_weighted_layer_sum=True),
     ),
+    case("x-vector", "Wav2Vec2ForXVector", CONFIG | VOICES),
+    case("x-vector-large", "Wav2Vec2ForXVector", LARGE | VOICES),
+    case("x-vector-no-mask", "Wav2Vec2ForXVector", CONFIG | VOICES, ZEROS),
+    case("x-vector-weighted-layers", "Wav2Vec2ForXVector", CONFIG | VOICES | dict(use_weighted_layer_sum=True)),
+    case("x-vector-adapter", "Wav2Vec2ForXVector", CONFIG | VOICES | dict(add_adapter=True, num_adapter_layers=1)),
+    # Python counts frames as for a kernel of one, which differs from what this one makes.
+    case(
+        "x-vector-adapter-kernel",
+        "Wav2Vec2ForXVector",
+        CONFIG | VOICES | dict(add_adapter=True, num_adapter_layers=1, adapter_kernel_size=4),
+    ),
+    # The states that are summed lie before the adapter. Under a mask Python pools as many as there are behind it, so that
+    # a full mask is not the same as none.
+    case(
+        "x-vector-adapter-weighted-layers",
+        "Wav2Vec2ForXVector",
+        CONFIG
+        | VOICES
+        | dict(add_adapter=True, num_adapter_layers=1, output_hidden_size=10, use_weighted_layer_sum=True),
+        ZEROS,
+        layers=True,
+    ),
+    # Layers of one frame each.
+    case("x-vector-frames", "Wav2Vec2ForXVector", CONFIG | VOICES | dict(tdnn_kernel=[1] * 3, tdnn_dilation=[1] * 3)),
     # Without masking in training there is no vector for it.
     case("model-no-masking", "Wav2Vec2Model", CONFIG | dict(mask_time_prob=0.0)),
     case("model-relu", "Wav2Vec2Model", CONFIG | dict(hidden_act="relu", feat_extract_activation="relu")),

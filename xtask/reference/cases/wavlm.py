@@ -2,7 +2,7 @@
 
 from case import REMOVED, Case, Wave
 
-from .wav2vec2 import HUB_NAMES, LABELS, WAVE, ZEROS
+from .wav2vec2 import HUB_NAMES, LABELS, VOICES, WAVE, ZEROS
 from .wav2vec2 import CONFIG as WAV2VEC2
 
 # Of the 19 frames some are so far apart that they share a bucket, and some further than the largest distance.
@@ -41,6 +41,14 @@ CASES = [
         "audio-frame-classification-weighted-layers",
         "WavLMForAudioFrameClassification",
         LARGE | LABELS | dict(use_weighted_layer_sum=True),
+        layers=True,
+    ),
+    case("x-vector", "WavLMForXVector", CONFIG | VOICES),
+    case("x-vector-no-mask", "WavLMForXVector", LARGE | VOICES, ZEROS),
+    case(
+        "x-vector-weighted-layers",
+        "WavLMForXVector",
+        LARGE | VOICES | dict(use_weighted_layer_sum=True),
         layers=True,
     ),
     case(

@@ -25,6 +25,8 @@ LABELS = CONFIG | dict(num_labels=3)
 SOUND = Spectrogram((2, 8, 28))
 TEXT = Inputs(lengths=[7, 7], mask=False, prefix="decoder_")
 BOTH = Together((SOUND, TEXT))
+# What the encoder of another model heard.
+HEARD = Spectrogram((2, 14, 16), name="encoder_outputs")
 # Vectors near one, and weights of layers that differ visibly.
 STDS = {"embed_positions.weight": 0.8, "embed_tokens.weight": 0.8, "proj_out.weight": 0.3, "layer_weights": 1.0}
 
@@ -75,6 +77,31 @@ CASES = [
         "WhisperForConditionalGeneration",
         CONFIG | dict(decoder_layers=1),
         layers=True,
+    ),
+    case(
+        "causal-lm",
+        "WhisperForCausalLM",
+        CONFIG,
+        Together((HEARD, Inputs(lengths=[7, 7], mask=False))),
+        layers=True,
+    ),
+    case(
+        "causal-lm-mask",
+        "WhisperForCausalLM",
+        CONFIG,
+        Together((HEARD, Inputs(lengths=[7, 4], pad_token_id=1))),
+    ),
+    case(
+        "causal-lm-position-ids",
+        "WhisperForCausalLM",
+        CONFIG,
+        Together((HEARD, Inputs(lengths=[7, 7], mask=False, positions=True))),
+    ),
+    case(
+        "causal-lm-untied",
+        "WhisperForCausalLM",
+        CONFIG | dict(tie_word_embeddings=False, decoder_layers=1),
+        Together((HEARD, Inputs(lengths=[9, 9], mask=False))),
     ),
     case("model-relu", "WhisperModel", CONFIG | dict(activation_function="relu")),
     # The scale was never applied to the embeddings.

@@ -59,6 +59,8 @@ pub struct WhisperKeys {
     pub logprob_threshold: Option<f64>,
     /// See [`WhisperOptions::no_speech_threshold`].
     pub no_speech_threshold: Option<f64>,
+    /// The beams of [`WhisperGenerationConfig::base`], if the file says how many: 1 is then a choice, and no default.
+    pub num_beams: Option<usize>,
 }
 
 /// What is made of speech.

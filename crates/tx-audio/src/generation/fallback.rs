@@ -10,7 +10,8 @@ use tx_core::error::{Error, Result};
 use tx_core::nn::Cache;
 use tx_core::task::{Encoded, Record};
 use tx_generate::{
-    Conditioned, Extras, GenerationConfig, Generator, Hooks, LogitsProcessorList, log_softmax, processors_with, softmax,
+    Conditioned, Extras, GenerationConfig, Generator, Hooks, LogitsProcessorList, log_softmax, processors,
+    processors_with, softmax,
 };
 
 use super::WhisperTimestampLogitsProcessor;
@@ -26,25 +27,54 @@ pub(super) struct Thresholds {
     pub temperatures: Vec<f64>,
     pub compression_ratio: Option<f64>,
     pub logprob: Option<f64>,
-    /// With the token for nothing being said.
-    pub no_speech: Option<(f64, u32)>,
+    pub no_speech: Option<NoSpeech>,
+}
+
+/// What decides whether something is said at all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct NoSpeech {
+    pub threshold: f64,
+    /// The token for nothing being said.
+    pub token: u32,
+    /// The call asks for beams, whose scores are logarithms of probabilities.
+    pub beams: bool,
+}
+
+/// A text for a part of a sound, and what decided whether it is good enough.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WhisperAttempt {
+    /// What its tokens were drawn with; 0 for the most probable ones.
+    pub temperature: f64,
+    /// By how much its token ids compress, where that has a threshold.
+    pub compression_ratio: Option<f64>,
+    /// The mean log-probability of its tokens, where that has a threshold.
+    pub avg_logprob: Option<f64>,
+    /// How probable it is that nothing is said, where that has a threshold.
+    pub no_speech_prob: Option<f64>,
+    /// It is not good enough: the next temperature is tried, if there is one.
+    pub needs_fallback: bool,
+    /// Nothing is said: the text is left out.
+    pub should_skip: bool,
 }
 
 /// A part that was decoded.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Attempt {
+pub(super) struct Decoded {
     /// The prompt, and what follows, its last token included.
     pub ids: Vec<u32>,
     /// Tokens of the prompt.
     pub prompt: usize,
     /// Tokens at the end that end the text.
     pub ending: usize,
+    /// The temperature of the last attempt.
     pub temperature: f64,
     /// Nothing is said here.
     pub skip: bool,
+    /// All that was tried, this text the last.
+    pub attempts: Vec<WhisperAttempt>,
 }
 
-impl Attempt {
+impl Decoded {
     /// The tokens of the text.
     pub(super) fn tokens(&self) -> &[u32] {
         &self.ids[self.prompt..self.ids.len() - self.ending]
@@ -62,14 +92,10 @@ impl WhisperGenerator {
         config: &mut GenerationConfig,
         times: Option<&WhisperTimestampLogitsProcessor>,
         thresholds: &Thresholds,
-    ) -> Result<Attempt> {
-        let start = prompt.len().saturating_sub(init);
-        let no_speech = match thresholds.no_speech {
-            Some((_, token)) => self.probability_after(encoded, &prompt[..=start], token)?,
-            None => 0.0,
-        };
+    ) -> Result<Decoded> {
         let conditioned = Conditioned { model: self.conditional(), encoded: encoded.clone() };
         let generator = Generator::new(&conditioned, self.limits(), self.device());
+        let mut attempts = Vec::new();
         let mut temperatures = thresholds.temperatures.iter().copied().peekable();
         loop {
             let temperature = temperatures.next().unwrap_or(0.0);
@@ -81,27 +107,76 @@ impl WhisperGenerator {
             let mut hooks = Hooks { extras: Some(Box::new(|_| extras(times))), ..Hooks::default() };
             let generated = generator.generate(&[prompt.to_vec()], config, &mut hooks)?;
             let ids = generated.sequences.into_iter().next().map(|sequence| sequence.ids).unwrap_or_default();
-            let prompt = prompt.len().min(ids.len());
-            let ending = usize::from(ids.len() > prompt && ids.last().is_some_and(|&id| config.is_eos(id)));
+            let given = prompt.len().min(ids.len());
+            let ending = usize::from(ids.len() > given && ids.last().is_some_and(|&id| config.is_eos(id)));
 
-            let ratio = compression_ratio(&ids[prompt..], self.limits().vocab_size);
-            let repeats = thresholds.compression_ratio.is_some_and(|threshold| ratio > threshold);
-            let improbable = match thresholds.logprob {
-                Some(threshold) => self.mean_logprob(encoded, &ids, prompt, config, times)? < threshold,
-                None => false,
-            };
-            let skip = improbable && thresholds.no_speech.is_some_and(|(threshold, _)| no_speech > threshold);
-            if (!repeats && !improbable) || skip || temperatures.peek().is_none() {
-                return Ok(Attempt { ids, prompt, ending, temperature, skip });
+            let (mut repeats, mut improbable, mut silent) = (false, false, false);
+            let (mut ratio, mut logprob, mut silence) = (None, None, None);
+            if let Some(threshold) = thresholds.compression_ratio {
+                let found = compression_ratio(&ids[given..], self.limits().vocab_size);
+                (ratio, repeats) = (Some(found), found > threshold);
+            }
+            if let Some(threshold) = thresholds.logprob {
+                let found = self.mean_logprob(encoded, &ids, given, config, times)?;
+                (logprob, improbable) = (Some(found), found < threshold);
+            }
+            if let Some(no_speech) = &thresholds.no_speech {
+                let found = self.no_speech_prob(encoded, prompt, init, config, no_speech)?;
+                (silence, silent) = (Some(found), found > no_speech.threshold);
+            }
+            let skip = improbable && silent;
+            let needs_fallback = (repeats || improbable) && !skip;
+            attempts.push(WhisperAttempt {
+                temperature,
+                compression_ratio: ratio,
+                avg_logprob: logprob,
+                no_speech_prob: silence,
+                needs_fallback,
+                should_skip: skip,
+            });
+            if !needs_fallback || temperatures.peek().is_none() {
+                return Ok(Decoded { ids, prompt: given, ending, temperature, skip, attempts });
             }
         }
     }
 
-    /// The probability of a token after these.
-    fn probability_after(&self, encoded: &Encoded, ids: &[u32], token: u32) -> Result<f64> {
-        let mut scores = self.scores_after(encoded, ids)?;
-        softmax(&mut scores);
-        Ok(scores.get(token as usize).copied().map_or(0.0, f64::from))
+    /// How probable it is that nothing is said: what the model says after the first of the last `init` tokens, which is
+    /// the start of the text.
+    fn no_speech_prob(
+        &self,
+        encoded: &Encoded,
+        prompt: &[u32],
+        init: usize,
+        config: &GenerationConfig,
+        no_speech: &NoSpeech,
+    ) -> Result<f64> {
+        let start = prompt.len().saturating_sub(init);
+        let mut scores = self.scores_after(encoded, &prompt[..=start])?;
+        let mut are_logprobs = false;
+        if init == 1 {
+            // The text follows at once. The reference takes the scores that its first token is chosen by, as they are
+            // before the rules that are Whisper's own; and in a call with beams it takes them for logarithms of
+            // probabilities, which they no longer are where a temperature left no beams.
+            are_logprobs = no_speech.beams;
+            if config.num_beams > 1 {
+                log_softmax(&mut scores);
+            }
+            let common = GenerationConfig {
+                suppress_tokens: Vec::new(),
+                begin_suppress_tokens: Vec::new(),
+                watermarking_config: None,
+                renormalize_logits: false,
+                ..config.clone()
+            };
+            for processor in &mut processors(&common, false) {
+                processor.process(prompt, prompt.len(), &mut scores);
+            }
+        }
+        if !are_logprobs {
+            softmax(&mut scores);
+        }
+        let score = scores.get(no_speech.token as usize).copied().map(f64::from);
+        Ok(score.map_or(0.0, |score| if are_logprobs { score.exp() } else { score }))
     }
 
     /// The mean log-probability of what follows the prompt, by the scores that it was chosen from.
@@ -175,7 +250,9 @@ fn compression_ratio(tokens: &[u32], vocab_size: usize) -> f64 {
     let width = ((vocab_size.max(1) as f64).log2() / 8.0) as usize + 1;
     let bytes: Vec<u8> =
         tokens.iter().flat_map(|token| u64::from(*token).to_le_bytes().into_iter().take(width)).collect();
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    // Only the last level of zlib-rs finds repetitions of three bytes, as Python's zlib does at its default level. The
+    // others' ratios of short texts are up to 14 % lower.
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     // Writing into memory does not fail; if it did, nothing would be compressed.
     let compressed = encoder.write_all(&bytes).and_then(|()| encoder.finish()).map_or(bytes.len(), |out| out.len());
     bytes.len() as f64 / compressed.max(1) as f64
@@ -203,6 +280,7 @@ mod tests {
             Thresholds { temperatures: vec![0.0, 0.2], compression_ratio: None, logprob: None, no_speech: None };
         assert!(thresholds.validate().is_ok());
         assert!(Thresholds { temperatures: vec![f64::NAN], ..thresholds.clone() }.validate().is_err());
-        assert!(Thresholds { no_speech: Some((0.6, 1)), ..thresholds }.validate().is_err());
+        let no_speech = Some(NoSpeech { threshold: 0.6, token: 1, beams: false });
+        assert!(Thresholds { no_speech, ..thresholds }.validate().is_err());
     }
 }

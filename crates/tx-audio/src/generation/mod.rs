@@ -25,7 +25,8 @@ mod timestamps;
 mod whisper;
 
 pub use config::{PromptConditionType, WhisperGenerationConfig, WhisperKeys, WhisperOptions, WhisperTask};
+pub use fallback::WhisperAttempt;
 pub use languages::{language_code, language_name};
 pub use segments::WhisperSegment;
 pub use timestamps::WhisperTimestampLogitsProcessor;
-pub use whisper::{WhisperGenerator, WhisperOutput};
+pub use whisper::{WhisperGenerator, WhisperOutput, WhisperPart};

@@ -113,11 +113,13 @@ impl History {
 
     /// The tokens before the text of the next part: HF's `_prepare_decoder_input_ids`.
     ///
-    /// `conditioned` says whether the part knows what was said before; `positions` are those of the decoder.
+    /// `suppressed` are the tokens that do not occur, `conditioned` says whether the part knows what was said before,
+    /// and `positions` are those of the decoder.
     pub(super) fn prompt(
         &self,
         config: &WhisperGenerationConfig,
         options: &WhisperOptions,
+        suppressed: &[u32],
         init: &[u32],
         conditioned: bool,
         positions: usize,
@@ -126,7 +128,6 @@ impl History {
         if !conditioned || self.parts.is_empty() {
             return [prompt_ids.unwrap_or_default(), init].concat();
         }
-        let suppressed = &config.base.suppress_tokens;
         // Older models do not name the token, but forbid it.
         let unnamed = || suppressed.len().checked_sub(2).map(|i| suppressed[i]);
         let for_all = prompt_ids.filter(|_| options.prompt_condition_type == PromptConditionType::AllSegments);
@@ -225,17 +226,17 @@ mod tests {
         let (config, init) = (config(), [10, 11]);
         let options = WhisperOptions { prompt_ids: Some(vec![9, 1, 2]), ..WhisperOptions::default() };
         let mut history = History::new(&config, &options);
-        assert_eq!(history.prompt(&config, &options, &init, true, 40), [9, 1, 2, 10, 11]);
-        assert_eq!(history.prompt(&config, &options, &init, false, 40), [9, 1, 2, 10, 11]);
+        assert_eq!(history.prompt(&config, &options, &[], &init, true, 40), [9, 1, 2, 10, 11]);
+        assert_eq!(history.prompt(&config, &options, &[], &init, false, 40), [9, 1, 2, 10, 11]);
         history.push(&[31, 5, 33, 33]);
-        assert_eq!(history.prompt(&config, &options, &init, true, 40), [9, 1, 2, 31, 5, 33, 10, 11]);
-        assert_eq!(history.prompt(&config, &options, &init, true, 8), [9, 31, 5, 33, 10, 11]);
+        assert_eq!(history.prompt(&config, &options, &[], &init, true, 40), [9, 1, 2, 31, 5, 33, 10, 11]);
+        assert_eq!(history.prompt(&config, &options, &[], &init, true, 8), [9, 31, 5, 33, 10, 11]);
         let all = WhisperOptions { prompt_condition_type: PromptConditionType::AllSegments, ..options };
         let mut history = History::new(&config, &all);
-        assert_eq!(history.prompt(&config, &all, &init, true, 40), [9, 1, 2, 10, 11]);
+        assert_eq!(history.prompt(&config, &all, &[], &init, true, 40), [9, 1, 2, 10, 11]);
         history.push(&[31, 5, 33]);
-        assert_eq!(history.prompt(&config, &all, &init, true, 40), [9, 1, 2, 31, 5, 33, 10, 11]);
+        assert_eq!(history.prompt(&config, &all, &[], &init, true, 40), [9, 1, 2, 31, 5, 33, 10, 11]);
         let plain = WhisperOptions::default();
-        assert_eq!(History::new(&config, &plain).prompt(&config, &plain, &init, true, 40), [10, 11]);
+        assert_eq!(History::new(&config, &plain).prompt(&config, &plain, &[], &init, true, 40), [10, 11]);
     }
 }

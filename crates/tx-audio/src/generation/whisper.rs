@@ -15,7 +15,7 @@ use tx_generate::GenerationConfig;
 
 use super::alignment::Maps;
 use super::config::{PromptConditionType, WhisperGenerationConfig, WhisperOptions};
-use super::fallback::{Attempt, Thresholds};
+use super::fallback::{Decoded, NoSpeech, Thresholds, WhisperAttempt};
 use super::prompt::{History, init_tokens};
 use super::segments::{Part, WhisperSegment};
 use super::timestamps::WhisperTimestampLogitsProcessor;
@@ -46,6 +46,17 @@ pub struct WhisperOutput {
     pub segments: Vec<WhisperSegment>,
     /// The token of the language, if the model has any.
     pub language_id: Option<u32>,
+    /// How it was heard, also where nothing is said.
+    pub parts: Vec<WhisperPart>,
+}
+
+/// What the model heard at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WhisperPart {
+    /// Where it begins, in frames.
+    pub seek: usize,
+    /// The texts for it; the last one counts.
+    pub attempts: Vec<WhisperAttempt>,
 }
 
 impl WhisperOutput {
@@ -153,25 +164,27 @@ impl WhisperGenerator {
                 let is_language = |token: &&u32| languages.clone().any(|(_, id)| id == *token);
                 output.language_id = init.iter().find(is_language).copied();
             }
-            let prompt = history.prompt(&self.config, options, &init, conditioned, positions);
+            let suppressed = &call.base.suppress_tokens;
+            let prompt = history.prompt(&self.config, options, suppressed, &init, conditioned, positions);
             let mut config = call.base.clone();
             config.max_new_tokens = Some(room(&config, &mut max_length, prompt.len(), positions)?);
-            let attempt =
+            let mut decoded =
                 self.decode_part(&encoded, &prompt, init.len(), &mut config, call.times.as_ref(), &call.thresholds)?;
             call.base.num_beams = config.num_beams;
-            conditioned = call.condition && attempt.temperature < UNRELIABLE;
-            if attempt.skip {
+            conditioned = call.condition && decoded.temperature < UNRELIABLE;
+            output.parts.push(WhisperPart { seek, attempts: std::mem::take(&mut decoded.attempts) });
+            if decoded.skip {
                 seek += frames;
                 continue;
             }
             // Less than none where what is heard is padding alone.
             let heard = features.frames as i64 - seek as i64;
             let times = match &call.heads {
-                Some(heads) => Some(self.token_times(&encoded, &attempt, heads, heard)?),
+                Some(heads) => Some(self.token_times(&encoded, &decoded, heads, heard)?),
                 None => None,
             };
             let timestamp_begin = self.config.timestamp_begin();
-            let part = Part { tokens: attempt.tokens(), times: times.as_deref(), seek, frames, timestamp_begin };
+            let part = Part { tokens: decoded.tokens(), times: times.as_deref(), seek, frames, timestamp_begin };
             let (segments, done) = part.segments();
             segments.iter().for_each(|segment| history.push(&segment.tokens));
             output.segments.extend(segments);
@@ -227,7 +240,8 @@ impl WhisperGenerator {
             None => None,
             Some(threshold) => {
                 let id = keys.no_timestamps_token_id.and_then(|id| id.checked_sub(1));
-                Some((threshold, id.ok_or_else(|| self.config.missing("no_timestamps_token_id", "a threshold"))?))
+                let token = id.ok_or_else(|| self.config.missing("no_timestamps_token_id", "a threshold"))?;
+                Some(NoSpeech { threshold, token, beams: base.num_beams > 1 })
             }
         };
         let temperatures = if options.temperature.is_empty() { vec![0.0] } else { options.temperature.clone() };
@@ -260,10 +274,10 @@ impl WhisperGenerator {
     }
 
     /// When each token of a text was said, from the beginning of the part, the token that ends it included.
-    fn token_times(&self, encoded: &Encoded, attempt: &Attempt, heads: &[[usize; 2]], frames: i64) -> Result<Vec<f32>> {
+    fn token_times(&self, encoded: &Encoded, decoded: &Decoded, heads: &[[usize; 2]], frames: i64) -> Result<Vec<f32>> {
         // The last token looks at nothing any more; it gets the time of the one before it.
-        let seen = &attempt.ids[..attempt.ids.len().saturating_sub(1).max(attempt.prompt)];
-        let maps = self.attention_maps(encoded, seen, attempt.prompt, heads)?;
+        let seen = &decoded.ids[..decoded.ids.len().saturating_sub(1).max(decoded.prompt)];
+        let maps = self.attention_maps(encoded, seen, decoded.prompt, heads)?;
         let mut times = maps.times(Some(frames), self.config.median_filter_width);
         times.push(times.last().copied().unwrap_or(0.0));
         Ok(times)

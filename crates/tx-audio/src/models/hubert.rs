@@ -39,6 +39,10 @@ impl WaveformConfig for HubertConfig {
     fn head(&self, _: bool) -> HeadConfig {
         self.0.head_config(false)
     }
+
+    fn keys(&self) -> &Wav2Vec2Config {
+        &self.0
+    }
 }
 
 /// The encoder.

@@ -7,14 +7,17 @@ mod wavlm;
 mod whisper;
 
 use tx_core::registry::{
-    Class, Entry, audio_classifier, audio_frame_classifier, audio_model, ctc_model, lines, speech_seq2seq_model,
-    speech_to_text,
+    Class, Entry, audio_classifier, audio_frame_classifier, audio_model, audio_xvector, ctc_model, lines,
+    speech_decoder, speech_seq2seq_model, speech_to_text,
 };
-use tx_core::task::{AudioClassifier, AudioFrameClassifier, AudioModel, CtcModel, SpeechSeq2SeqModel, SpeechToText};
+use tx_core::task::{
+    AudioClassifier, AudioFrameClassifier, AudioModel, AudioXVector, CtcModel, SpeechDecoder, SpeechSeq2SeqModel,
+    SpeechToText,
+};
 
 use audio_spectrogram_transformer::{AstForAudioClassification, AstModel};
 use hubert::HubertModel;
-use wav2vec2::{ForAudioFrameClassification, ForCtc, ForSequenceClassification, Wav2Vec2Model};
+use wav2vec2::{ForAudioFrameClassification, ForCtc, ForSequenceClassification, ForXVector, Wav2Vec2Model};
 use wavlm::WavLmModel;
 
 /// Sounds to hidden states: HF's `AutoModel`.
@@ -50,6 +53,16 @@ pub static AUDIO_FRAME_CLASSIFICATION: &[Entry<dyn AudioFrameClassifier>] = &[
     audio_frame_classifier::<ForAudioFrameClassification<WavLmModel>>("wavlm", "WavLMForAudioFrameClassification"),
 ];
 
+/// HF's `AutoModelForAudioXVector`.
+pub static AUDIO_XVECTOR: &[Entry<dyn AudioXVector>] = &[
+    audio_xvector::<ForXVector<Wav2Vec2Model>>("wav2vec2", "Wav2Vec2ForXVector"),
+    audio_xvector::<ForXVector<WavLmModel>>("wavlm", "WavLMForXVector"),
+];
+
+/// Decoders alone, which HF's `AutoModelForCausalLM` gives.
+pub static SPEECH_DECODER: &[Entry<dyn SpeechDecoder>] =
+    &[speech_decoder::<whisper::WhisperForCausalLm>("whisper", "WhisperForCausalLM")];
+
 /// Speech and the beginning of a text to hidden states: HF's `AutoModel`.
 pub static SPEECH_SEQ2SEQ_MODEL: &[Entry<dyn SpeechSeq2SeqModel>] =
     &[speech_seq2seq_model::<whisper::WhisperModel>("whisper", "WhisperModel")];
@@ -64,6 +77,8 @@ pub fn classes() -> Vec<&'static dyn Class> {
         .chain(lines(CTC))
         .chain(lines(AUDIO_CLASSIFICATION))
         .chain(lines(AUDIO_FRAME_CLASSIFICATION))
+        .chain(lines(AUDIO_XVECTOR))
+        .chain(lines(SPEECH_DECODER))
         .chain(lines(SPEECH_SEQ2SEQ_MODEL))
         .chain(lines(SPEECH_TO_TEXT))
         .collect()

@@ -8,6 +8,7 @@
 mod encoder;
 mod features;
 mod heads;
+mod xvector;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
@@ -24,6 +25,7 @@ pub(super) use heads::{
     ForAudioFrameClassification, ForCtc, ForSequenceClassification, HeadConfig, WaveformConfig, WaveformModel,
     layer_weights, weighted_sum,
 };
+pub(super) use xvector::ForXVector;
 
 /// The largest kernel and stride of a convolution: a second of sound at 64 kHz.
 const MAX_KERNEL: usize = 1 << 16;
@@ -63,6 +65,10 @@ pub struct Wav2Vec2Config {
     /// `hidden_size`, if `None`.
     output_hidden_size: Option<usize>,
     pub adapter_attn_dim: Option<usize>,
+    pub tdnn_dim: Vec<usize>,
+    pub tdnn_kernel: Vec<usize>,
+    pub tdnn_dilation: Vec<usize>,
+    pub xvector_output_dim: usize,
     /// Of HuBERT.
     pub feat_proj_layer_norm: bool,
     /// Of HuBERT.
@@ -113,6 +119,10 @@ impl Default for Wav2Vec2Config {
             num_adapter_layers: 3,
             output_hidden_size: None,
             adapter_attn_dim: None,
+            tdnn_dim: vec![512, 512, 512, 512, 1500],
+            tdnn_kernel: vec![5, 3, 3, 1, 1],
+            tdnn_dilation: vec![1, 2, 3, 1, 1],
+            xvector_output_dim: 512,
             feat_proj_layer_norm: true,
             conv_pos_batch_norm: false,
             num_buckets: 320,
@@ -140,10 +150,10 @@ impl Wav2Vec2Config {
     /// The convolutions that shorten a sound, those of the adapter if `adapted`.
     pub(super) fn strides(&self, adapted: bool) -> Strides {
         let (kernel, stride) = (self.adapter_kernel_size, self.adapter_stride);
-        let adapter = Convolution { kernel, stride, padding: encoder::ADAPTER_PADDING };
+        let adapter = Convolution { kernel, stride, padding: encoder::ADAPTER_PADDING, counted: 1 };
         let adapters = if adapted && self.add_adapter { self.num_adapter_layers } else { 0 };
         let stem = self.conv_kernel.iter().zip(&self.conv_stride);
-        let stem = stem.map(|(&kernel, &stride)| Convolution { kernel, stride, padding: 0 });
+        let stem = stem.map(|(&kernel, &stride)| Convolution { kernel, stride, padding: 0, counted: kernel });
         Strides { convolutions: stem.chain(std::iter::repeat_n(adapter, adapters)).collect() }
     }
 
@@ -195,11 +205,7 @@ impl ModelConfig for Wav2Vec2Config {
         check.range("num_buckets", self.num_buckets, 4, 1 << 20)?;
         check.range("conv_dim", self.conv_dim.len(), 1, MAX_CONVOLUTIONS)?;
         for (key, list) in [("conv_kernel", &self.conv_kernel), ("conv_stride", &self.conv_stride)] {
-            if list.len() != self.conv_dim.len() {
-                let (found, expected) = (list.len(), self.conv_dim.len());
-                return Err(check.error(key, format_args!("{found} numbers, expected {expected}, as in `conv_dim`")));
-            }
-            list.iter().try_for_each(|&size| check.range(key, size, 1, MAX_KERNEL))?;
+            check_list(check, key, list, ("conv_dim", self.conv_dim.len()), MAX_KERNEL)?;
         }
         self.conv_dim.iter().try_for_each(|&size| check.size("conv_dim", size))?;
         check.range("adapter_kernel_size", self.adapter_kernel_size, 1, MAX_KERNEL)?;
@@ -215,6 +221,19 @@ impl WaveformConfig for Wav2Vec2Config {
     fn head(&self, adapted: bool) -> HeadConfig {
         self.head_config(adapted)
     }
+
+    fn keys(&self) -> &Wav2Vec2Config {
+        self
+    }
+}
+
+/// Fails unless a list has a number for each of another one, all of them from 1 to `most`.
+fn check_list(check: &Check<'_>, key: &str, list: &[usize], like: (&str, usize), most: usize) -> Result<()> {
+    let (found, (other, expected)) = (list.len(), like);
+    if found != expected {
+        return Err(check.error(key, format_args!("{found} numbers, expected {expected}, as in `{other}`")));
+    }
+    list.iter().try_for_each(|&size| check.range(key, size, 1, most))
 }
 
 /// How convolutions shorten a sound.
@@ -229,6 +248,9 @@ struct Convolution {
     kernel: usize,
     stride: usize,
     padding: usize,
+    /// The kernel by which the reference counts the frames of padded sounds: one for an adapter, whatever its size is,
+    /// which is what those of three make.
+    counted: usize,
 }
 
 impl Strides {
@@ -248,10 +270,10 @@ impl Strides {
     /// # Shapes
     /// - samples, output: `[batch, 1]`
     fn lengths(&self, samples: Tensor<2, Int>) -> Tensor<2, Int> {
-        let lengths = self.convolutions.iter().fold(samples, |length, convolution| {
-            let Convolution { kernel, stride, padding } = *convolution;
-            (length + (2 * padding) as i64 - kernel as i64) / stride as i64 + 1
-        });
+        let lengths = self
+            .convolutions
+            .iter()
+            .fold(samples, |length, convolution| (length - convolution.counted as i64) / convolution.stride as i64 + 1);
         lengths.clamp_min(1)
     }
 

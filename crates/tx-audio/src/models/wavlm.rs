@@ -45,6 +45,10 @@ impl WaveformConfig for WavLmConfig {
     fn head(&self, adapted: bool) -> HeadConfig {
         self.0.head_config(adapted)
     }
+
+    fn keys(&self) -> &Wav2Vec2Config {
+        &self.0
+    }
 }
 
 /// The encoder, and the adapter behind it where there is one.

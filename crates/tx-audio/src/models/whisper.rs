@@ -17,7 +17,8 @@ use tx_core::nn::{
 };
 use tx_core::task::{
     AudioClassifier, AudioInputs, AudioLayout, AudioLimits, ConditionalLm, Encoded, Features, Record,
-    Seq2SeqModelOutput, SpeechSeq2SeqModel, SpeechToText, SpeechToTextLimits, TextInputs, TextLimits,
+    Seq2SeqModelOutput, SpeechDecoder, SpeechDecoderLimits, SpeechSeq2SeqModel, SpeechToText, SpeechToTextLimits,
+    TextInputs, TextLimits,
 };
 use tx_core::weights::load::{Parts, Pretrained};
 
@@ -27,6 +28,8 @@ use super::wav2vec2::{layer_weights, weighted_sum};
 
 /// The reference leaves the epsilon of every norm at torch's default.
 const LAYER_NORM_EPS: f64 = 1e-5;
+/// What shares a tensor where the config ties the words.
+const TIED: &[(&str, &str)] = &[("proj_out.weight", "model.decoder.embed_tokens.weight")];
 /// Frames of the spectrogram for each position of the encoder: the stride of its second convolution.
 const FRAMES: usize = 2;
 
@@ -129,6 +132,24 @@ impl ModelConfig for WhisperEncoderConfig {
     }
 }
 
+/// The same keys for a decoder alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct WhisperDecoderConfig(WhisperConfig);
+
+impl ModelConfig for WhisperDecoderConfig {
+    type Limits = SpeechDecoderLimits;
+
+    fn validate(&self, check: &Check<'_>) -> Result<()> {
+        self.0.validate(check)
+    }
+
+    fn limits(&self) -> SpeechDecoderLimits {
+        let (positions, hidden_size) = (self.0.max_source_positions, self.0.d_model);
+        SpeechDecoderLimits { text: self.0.limits().text, positions, hidden_size }
+    }
+}
+
 /// Encoder and decoder.
 #[derive(Module, Debug)]
 pub struct WhisperModel {
@@ -142,8 +163,7 @@ impl WhisperModel {
     }
 
     fn encode(&self, inputs: &AudioInputs, record: &mut Record) -> Encoded {
-        let x = self.encoder.forward(inputs, record);
-        Encoded { keys_values: self.decoder.keys_values(&x), last_hidden_state: x, attention_mask: None }
+        self.decoder.attend(self.encoder.forward(inputs, record))
     }
 }
 
@@ -178,7 +198,6 @@ impl Pretrained for WhisperForConditionalGeneration {
     const PREFIX: &'static str = "model";
 
     fn tied(config: &WhisperConfig) -> &'static [(&'static str, &'static str)] {
-        const TIED: &[(&str, &str)] = &[("proj_out.weight", "model.decoder.embed_tokens.weight")];
         if config.tie_word_embeddings { TIED } else { &[] }
     }
 
@@ -218,6 +237,70 @@ impl ConditionalLm for WhisperForConditionalGeneration {
 impl SpeechToText for WhisperForConditionalGeneration {
     fn encode(&self, inputs: &AudioInputs, record: &mut Record) -> Encoded {
         self.model.encode(inputs, record)
+    }
+}
+
+/// Whisper's decoder alone, with scores for the next token: it looks at what the encoder of a larger Whisper heard, and
+/// drafts for that one.
+#[derive(Module, Debug)]
+pub struct WhisperForCausalLm {
+    model: DecoderWrapper,
+    proj_out: Linear,
+}
+
+/// The base model without its encoder.
+#[derive(Module, Debug)]
+struct DecoderWrapper {
+    decoder: Decoder,
+}
+
+impl Pretrained for WhisperForCausalLm {
+    type Config = WhisperDecoderConfig;
+    const PREFIX: &'static str = "model";
+    // Drafts come as whole models.
+    const IGNORED: &'static [&'static str] = &["encoder"];
+
+    fn tied(config: &WhisperDecoderConfig) -> &'static [(&'static str, &'static str)] {
+        if config.0.tie_word_embeddings { TIED } else { &[] }
+    }
+
+    fn init(config: &WhisperDecoderConfig, _: &Parts, device: &Device) -> Self {
+        let config = &config.0;
+        let proj_out = Linear::new(config.d_model, config.vocab_size, false, device);
+        Self { model: DecoderWrapper { decoder: Decoder::new(config, device) }, proj_out }
+    }
+}
+
+impl ConditionalLm for WhisperForCausalLm {
+    fn cache_kinds(&self) -> Vec<CacheKind> {
+        vec![CacheKind::Full; self.model.decoder.layers()]
+    }
+
+    fn embed(&self, input_ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.decoder.embed(input_ids)
+    }
+
+    fn decode(
+        &self,
+        x: Tensor<3>,
+        inputs: &TextInputs,
+        encoded: &Encoded,
+        cache: &mut Cache,
+        record: &mut Record,
+    ) -> Tensor<3> {
+        let x = self.model.decoder.forward(x, inputs, encoded, cache, record);
+        cache.advance(x.dims()[1]);
+        x
+    }
+
+    fn head(&self, x: Tensor<3>) -> Tensor<3> {
+        self.proj_out.forward(x)
+    }
+}
+
+impl SpeechDecoder for WhisperForCausalLm {
+    fn attend(&self, encoder_outputs: Tensor<3>) -> Encoded {
+        self.model.decoder.attend(encoder_outputs)
     }
 }
 

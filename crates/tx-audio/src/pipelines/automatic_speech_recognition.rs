@@ -406,12 +406,13 @@ fn complete(options: &mut AutomaticSpeechRecognitionOptions, generator: &Whisper
         generate.return_timestamps = Some(true);
         generate.return_token_timestamps |= parts == ReturnTimestamps::Word;
     }
-    let (base, own) = (&generator.config().base, &mut generate.generation);
+    let (config, own) = (generator.config(), &mut generate.generation);
+    let base = &config.base;
     let lengths = [base.max_length, base.max_new_tokens, own.max_length, own.max_new_tokens];
     if lengths.iter().all(Option::is_none) {
         own.max_new_tokens = Some(MAX_NEW_TOKENS);
     }
-    if own.num_beams.is_none() && base.num_beams == 1 {
+    if own.num_beams.is_none() && config.keys.num_beams.is_none() {
         own.num_beams = Some(NUM_BEAMS);
     }
 }

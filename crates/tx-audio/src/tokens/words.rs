@@ -1,6 +1,7 @@
 //! Tokens to words: HF's `_combine_tokens_into_words`.
 
 use tx_core::error::Result;
+use tx_core::tokenizer::is_python_space;
 
 use super::WhisperTokens;
 
@@ -56,7 +57,9 @@ impl WhisperTokens {
 fn join_words(parts: Vec<Word>, is_special: impl Fn(&Word) -> bool) -> Vec<Word> {
     let mut words: Vec<Word> = Vec::new();
     for part in parts {
-        let begins = is_special(&part) || part.text.starts_with(' ') || PUNCTUATION.contains(part.text.trim());
+        let begins = is_special(&part)
+            || part.text.starts_with(' ')
+            || PUNCTUATION.contains(part.text.trim_matches(is_python_space));
         match words.last_mut() {
             Some(word) if !begins => {
                 word.text.push_str(&part.text);
@@ -72,7 +75,7 @@ fn join_words(parts: Vec<Word>, is_special: impl Fn(&Word) -> bool) -> Vec<Word>
 fn merge_punctuation(words: &mut Vec<Word>) {
     let mut next = words.len().saturating_sub(1);
     for i in (0..next).rev() {
-        if words[i].text.starts_with(' ') && PREPENDED.contains(words[i].text.trim()) {
+        if words[i].text.starts_with(' ') && PREPENDED.contains(words[i].text.trim_matches(is_python_space)) {
             let text = std::mem::take(&mut words[i].text);
             words[next].text.insert_str(0, &text);
             words[next].first = words[i].first;

@@ -216,11 +216,14 @@ pub(super) fn apply<const D: usize>(adapter: &dyn LinearAdapter, x: Tensor<D>, m
     y.reshape(shape)
 }
 
+/// Adapters with their numbers, in the order in which they were put on.
+type Numbered<A> = Vec<(u64, Arc<A>)>;
+
 /// The adapters of one role, by the weight that they are on.
 struct Registry<A: ?Sized> {
     count: AtomicUsize,
     numbers: AtomicU64,
-    adapters: RwLock<BTreeMap<ParamId, Vec<(u64, Arc<A>)>>>,
+    adapters: RwLock<BTreeMap<ParamId, Numbered<A>>>,
 }
 
 impl<A: ?Sized> Registry<A> {

@@ -1,7 +1,7 @@
 //! The matrix product that all models go through.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::adapter::{self, LinearBase};
 use super::{Activation, INITIALIZER_RANGE, constant, normal};
@@ -49,6 +49,19 @@ impl Linear {
         let Some(pointwise) = pointwise else { return act.forward(self.forward(x)) };
         let (weight, bias) = self.parameters();
         tx_kernels::linear(x, weight, bias, Some(pointwise))
+    }
+
+    /// The weight in a dtype of activations, however it is kept, for products with parts of it; `None` if the layer does
+    /// more than to multiply with it.
+    ///
+    /// # Shapes
+    /// - output: `[out, in]`
+    pub fn weight_as(&self, dtype: DType) -> Option<Tensor<2>> {
+        if self.bias.is_some() || adapter::of_linear(self.weight.id).is_some() {
+            return None;
+        }
+        let weight = tx_kernels::dequantize(self.weight.val());
+        Some(if weight.dtype() == dtype { weight } else { weight.cast(dtype) })
     }
 
     fn base(&self) -> LinearBase {

@@ -208,6 +208,26 @@ pub struct SpeechToTextLimits {
     pub text: TextLimits,
 }
 
+/// What a decoder of speech can take, which has no encoder of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpeechDecoderLimits {
+    /// Its tokens.
+    pub text: TextLimits,
+    /// The most positions that another model's encoder makes of a sound.
+    pub positions: usize,
+    /// Elements of each of them.
+    pub hidden_size: usize,
+}
+
+/// The result of a model that tells voices apart.
+#[derive(Debug, Clone)]
+pub struct XVectorOutput {
+    /// `[batch, dim]`: what training compares with a vector for each voice.
+    pub logits: Tensor<2>,
+    /// `[batch, dim]`, of any length: those of one voice are alike by their cosine.
+    pub embeddings: Tensor<2>,
+}
+
 /// Sounds to hidden states: HF's `AutoModel` for sounds.
 pub trait AudioModel: PretrainedModel {
     /// The encoder.
@@ -238,6 +258,12 @@ pub trait AudioFrameClassifier: PretrainedModel {
     fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> Tensor<3>;
 }
 
+/// A vector for the voice in a sound: HF's `AutoModelForAudioXVector`.
+pub trait AudioXVector: PretrainedModel {
+    /// One vector per sound.
+    fn forward(&self, inputs: &AudioInputs, record: &mut Record) -> XVectorOutput;
+}
+
 /// Sounds and the beginning of a text to hidden states: HF's `AutoModel` for speech.
 pub trait SpeechSeq2SeqModel: PretrainedModel {
     /// Encoder and decoder.
@@ -248,6 +274,13 @@ pub trait SpeechSeq2SeqModel: PretrainedModel {
 pub trait SpeechToText: ConditionalLm {
     /// The encoder.
     fn encode(&self, inputs: &AudioInputs, record: &mut Record) -> Encoded;
+}
+
+/// Scores for the next token of what the encoder of another model heard.
+pub trait SpeechDecoder: ConditionalLm {
+    /// # Shapes
+    /// - encoder_outputs: `[batch, positions, hidden]`
+    fn attend(&self, encoder_outputs: Tensor<3>) -> Encoded;
 }
 
 #[cfg(test)]

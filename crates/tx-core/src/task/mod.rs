@@ -114,6 +114,12 @@ impl From<SpeechToTextLimits> for Limits {
     }
 }
 
+impl From<SpeechDecoderLimits> for Limits {
+    fn from(limits: SpeechDecoderLimits) -> Self {
+        limits.text.into()
+    }
+}
+
 impl From<ImageTextLimits> for Limits {
     fn from(limits: ImageTextLimits) -> Self {
         Self { text: Some(limits.text), image: Some(limits.image), audio: None }

@@ -92,6 +92,10 @@ named_forward!(dyn AudioModel, AudioLimits, audio, |output, fields| {
 named_forward!(dyn CtcModel, AudioLimits, audio, |logits, fields| fields.put("logits", logits));
 named_forward!(dyn AudioClassifier, AudioLimits, audio, |logits, fields| fields.put("logits", logits));
 named_forward!(dyn AudioFrameClassifier, AudioLimits, audio, |logits, fields| fields.put("logits", logits));
+named_forward!(dyn AudioXVector, AudioLimits, audio, |output, fields| {
+    fields.put("logits", output.logits);
+    fields.put("embeddings", output.embeddings);
+});
 named_forward!(dyn SpectrogramModel, AudioLimits, spectrogram, |output, fields| fields.vision_model("", output));
 
 impl NamedForward for dyn SpeechSeq2SeqModel {
@@ -131,6 +135,28 @@ impl NamedForward for dyn SpeechToText {
         let mut fields = Fields::new(record);
         fields.put("logits", self.head(x));
         fields.put("encoder_last_hidden_state", encoded.last_hidden_state);
+        Ok(fields.0)
+    }
+}
+
+impl NamedForward for dyn SpeechDecoder {
+    type Limits = SpeechDecoderLimits;
+
+    fn forward_named(
+        &self,
+        inputs: &NamedTensors,
+        limits: &Self::Limits,
+        device: &Device,
+        mut record: Record,
+    ) -> Result<NamedTensors> {
+        let (heard, tokens) = split(inputs, &["encoder_outputs"]);
+        let text = text(&tokens, &limits.text, device)?;
+        let encoded = self.attend(encoder_outputs(&heard, &text, limits, device)?);
+        let x = self.embed(text.input_ids.clone());
+        let mut cache = Cache::off(self.cache_kinds().len());
+        let x = self.decode(x, &text, &encoded, &mut cache, &mut record);
+        let mut fields = Fields::new(record);
+        fields.put("logits", self.head(x));
         Ok(fields.0)
     }
 }
@@ -369,12 +395,39 @@ fn spectrogram(inputs: &NamedTensors, limits: &AudioLimits, device: &Device) -> 
 fn speech(inputs: &NamedTensors, limits: &SpeechToTextLimits, device: &Device) -> Result<(AudioInputs, TextInputs)> {
     let (decoder, encoder) = split_decoder(inputs);
     let (audio, text) = (audio(&encoder, &limits.audio, device)?, text(&decoder, &limits.text, device)?);
-    let ([sounds, ..], [texts, _]) = (audio.values.dims(), text.input_ids.dims());
-    if !texts.is_multiple_of(sounds) {
-        let expected = format_args!("a multiple of the {sounds} of `{}`", limits.audio.name);
-        return Err(Error::input("decoder_input_ids", format_args!("{texts} rows"), expected));
-    }
+    check_rows("decoder_input_ids", &text, limits.audio.name, audio.values.dims()[0])?;
     Ok((audio, text))
+}
+
+/// What another model's encoder made of sounds, of each of which there are as many texts.
+fn encoder_outputs(
+    inputs: &NamedTensors,
+    text: &TextInputs,
+    limits: &SpeechDecoderLimits,
+    device: &Device,
+) -> Result<Tensor<3>> {
+    const NAME: &str = "encoder_outputs";
+    let data = floats(NAME, required(inputs, NAME)?)?;
+    let (most, hidden) = (limits.positions, limits.hidden_size);
+    match *data.shape().as_slice() {
+        [sounds, positions, size] if sounds > 0 && (1..=most).contains(&positions) && size == hidden => {
+            check_rows("input_ids", text, NAME, sounds)?;
+        }
+        ref shape => {
+            let expected = format_args!("[batch, 1 to {most} positions, {hidden}]");
+            return Err(Error::input(NAME, format_args!("shape {shape:?}"), expected));
+        }
+    }
+    Ok(Tensor::from_data(data, device))
+}
+
+/// Fails unless each sound has as many texts.
+fn check_rows(name: &str, text: &TextInputs, of: &str, sounds: usize) -> Result<()> {
+    let [texts, _] = text.input_ids.dims();
+    if texts.is_multiple_of(sounds) {
+        return Ok(());
+    }
+    Err(Error::input(name, format_args!("{texts} rows"), format_args!("a multiple of the {sounds} of `{of}`")))
 }
 
 /// The arguments of these names, and the others.
@@ -407,7 +460,7 @@ fn floats(name: &str, data: &TensorData) -> Result<TensorData> {
 /// # Errors
 /// [`Error::Input`] for floats, and for values out of range.
 pub(super) fn integers(name: &str, data: &TensorData, end: i64) -> Result<TensorData> {
-    if data.dtype().is_float() {
+    if data.dtype().is_float() || matches!(data.dtype(), DType::QFloat(_)) {
         let found = crate::weights::dtype_name(data.dtype());
         return Err(Error::input(name, format_args!("a tensor of {found}"), "one of i64"));
     }

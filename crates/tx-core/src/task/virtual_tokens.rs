@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::{AudioLimits, AudioTextLimits, ImageLimits, ImageTextLimits, Limits, SpeechToTextLimits, TextLimits};
+use super::{
+    AudioLimits, AudioTextLimits, ImageLimits, ImageTextLimits, Limits, SpeechDecoderLimits, SpeechToTextLimits,
+    TextLimits,
+};
 
 /// Tokens before those of every text, which no vocabulary has: what they are was learned.
 pub trait VirtualTokens: Debug + Send + Sync {
@@ -25,6 +28,7 @@ pub trait VirtualTokens: Debug + Send + Sync {
 
 /// What virtual tokens are.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one lives at a time, for one pass")]
 pub enum VirtualValues {
     /// Embeddings, `[tokens, hidden]`.
     Prompt(Tensor<2>),
@@ -77,6 +81,7 @@ impl TextRoom for TextLimits {
 
 impl TextRoom for ImageLimits {}
 impl TextRoom for AudioLimits {}
+impl TextRoom for SpeechDecoderLimits {}
 impl TextRoom for SpeechToTextLimits {}
 impl TextRoom for ImageTextLimits {}
 impl TextRoom for AudioTextLimits {}

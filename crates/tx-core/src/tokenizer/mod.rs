@@ -37,6 +37,11 @@ pub use encoding::{EncodeOptions, Encoding, PadTo, Padding, Sequence, Text, Trun
 
 use crate::error::{Error, Result};
 
+/// Whether Python's `str.isspace` takes a character for a space: Unicode's, and the four separators of ASCII.
+pub fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
 /// A side of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {

@@ -3,14 +3,19 @@
 //! A module path *is* a tensor name. What cannot be said in Rust, or has had several names on the Hub, is a [`Rename`].
 //! Each parameter is looked up by its names; whatever is missing, left over or of another shape is reported by name in
 //! one error. Weights keep the dtype they have in the file and stay in the memory map; only vectors (biases, norms) are
-//! converted to the device's float type, and the weights of linear layers are quantized if that is asked for.
+//! converted to the device's float type, what is packed becomes plain, one tensor at a time, and the weights of linear
+//! layers are quantized if that is asked for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod names;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
+use self::names::{FileNames, ends_with_segment, saved_name, saved_shape, starts_with_segment};
+use super::packed::{Packing, Source};
 use super::{Checkpoint, Quantization, StoredTensor, dtype_name, visit};
 use crate::config::ModelConfig;
 use crate::device::{self, Dtype};
@@ -97,9 +102,6 @@ impl Parts {
 const OLD_BUFFERS: [&str; 6] =
     ["position_ids", "token_type_ids", "num_batches_tracked", "inv_freq", "masked_bias", "relative_position_index"];
 
-/// The names of TensorFlow-born norms.
-const OLD_NORMS: [(&str, &str); 2] = [(".weight", ".gamma"), (".bias", ".beta")];
-
 /// A module filled from a checkpoint, and what was noticed on the way.
 #[derive(Debug, Clone)]
 pub struct Loaded<M> {
@@ -126,7 +128,7 @@ pub struct LoadReport {
     pub not_quantized: Vec<String>,
 }
 
-/// Builds `M` and fills it.
+/// Builds `M` and fills it from a checkpoint whose weights are packed as `packing` says.
 ///
 /// `exact` says that the checkpoint was saved from this very class: then a tensor outside of the base model that the
 /// class does not know is an error; otherwise it belongs to another head and is reported as unused.
@@ -137,6 +139,7 @@ pub struct LoadReport {
 pub fn load<M: Pretrained>(
     config: &M::Config,
     checkpoint: &Checkpoint,
+    packing: Packing,
     class: &str,
     exact: bool,
     options: &LoadOptions,
@@ -153,7 +156,8 @@ pub fn load<M: Pretrained>(
         return Err(unable(format!("`--quantize {quantization}` needs `--device cpu`")));
     }
     let (prefix, field) = (format!("{}.", M::PREFIX), format!("{}.", M::FIELD));
-    let names: Vec<&str> = checkpoint.tensors().keys().map(String::as_str).collect();
+    let tensors = packing.tensors(checkpoint);
+    let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
     let without_prefix = |name: &str| name.strip_prefix(&prefix).unwrap_or(name).to_owned();
     let holds = |part: &&'static str| names.iter().any(|name| starts_with_segment(&without_prefix(name), part));
     let absent: Vec<&'static str> = M::OPTIONAL.iter().filter(|part| !holds(part)).copied().collect();
@@ -173,16 +177,14 @@ pub fn load<M: Pretrained>(
 
     let mut found: HashMap<&str, &str> = HashMap::new();
     for path in &paths {
-        if let Some((name, _)) =
-            files.accepted(path).iter().find_map(|n| checkpoint.tensors().get_key_value(n.as_str()))
-        {
+        if let Some((name, _)) = files.accepted(path).iter().find_map(|name| tensors.get_key_value(name)) {
             found.insert(path, name);
         }
     }
-    let tied = tie::<M>(config, checkpoint, &mut found);
-    let weights = options.dtype.to_burn();
+    let tied = tie::<M>(config, &tensors, &mut found);
+    let (weights, compute) = (options.dtype.to_burn(), DType::from(device.settings().float_dtype));
     for name in found.values() {
-        let dtype = loaded_dtype(&checkpoint.tensors()[*name], weights, device);
+        let dtype = tensors[*name].loaded_dtype(name, weights, compute);
         if !device.supports_dtype(dtype) {
             let dtype = dtype_name(dtype);
             return Err(unable(format!("it cannot compute with the {dtype} weights; use `--dtype f32`")));
@@ -190,11 +192,12 @@ pub fn load<M: Pretrained>(
     }
 
     let mut filler = Filler {
-        checkpoint,
+        tensors: &tensors,
         found: &found,
         tied: &tied,
         ids: HashMap::new(),
         weights,
+        compute,
         quantize: options.quantize,
         device,
         path: Vec::new(),
@@ -252,7 +255,7 @@ pub fn vectors<M: Pretrained>(config: &M::Config) -> BTreeMap<String, TensorData
 /// Decides which parameters share a tensor: those whose partner alone is in the file, and those with equal bytes.
 fn tie<'a, M: Pretrained>(
     config: &M::Config,
-    checkpoint: &Checkpoint,
+    tensors: &BTreeMap<String, Source<'_>>,
     found: &mut HashMap<&'a str, &'a str>,
 ) -> BTreeMap<&'static str, &'static str> {
     let mut tied = BTreeMap::new();
@@ -260,10 +263,7 @@ fn tie<'a, M: Pretrained>(
         let same = match (found.get(a).copied(), found.get(b).copied()) {
             (None, Some(name)) => found.insert(a, name).is_none(),
             (Some(name), None) => found.insert(b, name).is_none(),
-            (Some(x), Some(y)) => {
-                let (x, y) = (&checkpoint.tensors()[x], &checkpoint.tensors()[y]);
-                x.dtype == y.dtype && x.shape == y.shape && x.bytes == y.bytes
-            }
+            (Some(x), Some(y)) => tensors[x].is_same(&tensors[y]),
             (None, None) => false,
         };
         if same {
@@ -271,86 +271,6 @@ fn tie<'a, M: Pretrained>(
         }
     }
     tied
-}
-
-/// Whether `name` is `part` or lies in it.
-fn starts_with_segment(name: &str, part: &str) -> bool {
-    name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-/// Whether `name` is `part` or ends in it.
-fn ends_with_segment(name: &str, part: &str) -> bool {
-    name.strip_suffix(part).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-/// How module paths are spelt in one file.
-struct FileNames<'a> {
-    renames: &'a [Rename],
-    prefix: &'a str,
-    field: &'a str,
-    module_has_prefix: bool,
-    file_has_prefix: bool,
-}
-
-impl FileNames<'_> {
-    /// The name that this file would have for a module path.
-    fn canonical(&self, path: &str) -> String {
-        let path = &with_prefix(path, self.field, self.prefix);
-        self.with_file_prefix(path, rename(path, self.renames, |file| file[0]))
-    }
-
-    /// Every name that this file may have for a module path, in order of preference.
-    fn accepted(&self, path: &str) -> Vec<String> {
-        let path = &with_prefix(path, self.field, self.prefix);
-        let spellings = self.renames.iter().map(|r| r.file.len()).max().unwrap_or(1);
-        // Where a file has a tensor under two names, the one that the module has is the one that Python uses.
-        let mut names = vec![self.with_file_prefix(path, path.to_owned())];
-        for spelling in 0..spellings {
-            let name = rename(path, self.renames, |file| file[spelling.min(file.len() - 1)]);
-            names.push(self.with_file_prefix(path, name));
-        }
-        for (new, old) in OLD_NORMS {
-            let old_names: Vec<_> =
-                names.iter().filter_map(|name| Some(format!("{}{old}", name.strip_suffix(new)?))).collect();
-            names.extend(old_names);
-        }
-        let mut seen = BTreeSet::new();
-        names.retain(|name| seen.insert(name.clone()));
-        names
-    }
-
-    fn with_file_prefix(&self, path: &str, name: String) -> String {
-        match (self.module_has_prefix, self.file_has_prefix) {
-            (true, false) if path.starts_with(self.prefix) => name[self.prefix.len()..].to_owned(),
-            (false, true) => format!("{}{name}", self.prefix),
-            _ => name,
-        }
-    }
-}
-
-/// A path with the file's name of the field that holds the base model.
-fn with_prefix(path: &str, field: &str, prefix: &str) -> String {
-    path.strip_prefix(field).map_or_else(|| path.to_owned(), |rest| format!("{prefix}{rest}"))
-}
-
-/// The name that a parameter of `M` is saved by.
-fn saved_name<M: Pretrained>(path: &str) -> String {
-    let path = with_prefix(path, &format!("{}.", M::FIELD), &format!("{}.", M::PREFIX));
-    rename(&path, M::RENAMES, |file| file[0])
-}
-
-/// The shape that a parameter of `M` is saved in.
-fn saved_shape<M: Pretrained>(path: &str, shape: Vec<usize>) -> Vec<usize> {
-    if M::SCALARS.contains(&path) { Vec::new() } else { shape }
-}
-
-/// Applies all renames to a dotted path.
-fn rename(path: &str, renames: &[Rename], spelling: impl Fn(&'static [&'static str]) -> &'static str) -> String {
-    let mut name = format!(".{path}.");
-    for rename in renames {
-        name = name.replace(&format!(".{}.", rename.module), &format!(".{}.", spelling(rename.file)));
-    }
-    name[1..name.len() - 1].to_owned()
 }
 
 /// Collects the path and shape of every parameter, in the module's order.
@@ -375,23 +295,6 @@ impl ModuleVisitor for Paths {
     }
 }
 
-/// The dtype that a tensor gets: matrices keep that of the file, unless another one was asked for; everything else meets
-/// the activations element by element and has theirs.
-fn loaded_dtype(stored: &StoredTensor, weights: Option<DType>, device: &Device) -> DType {
-    let compute = device.settings().float_dtype.into();
-    if stored.shape.len() == 2 && stored.dtype != DType::F64 { weights.unwrap_or(stored.dtype) } else { compute }
-}
-
-/// A tensor of the file in a dtype; without a copy if it is the file's.
-fn tensor<const D: usize>(stored: &StoredTensor, dtype: DType, device: &Device) -> Tensor<D> {
-    let data = stored.to_data();
-    // burn has no tensors without axes.
-    let data =
-        if stored.shape.is_empty() { TensorData::from_bytes(data.into_bytes(), [1], stored.dtype) } else { data };
-    let data = if dtype == stored.dtype { data } else { data.convert_dtype(dtype) };
-    Tensor::from_data(data, (device, dtype))
-}
-
 /// What a row of a linear layer's weight belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rows {
@@ -403,13 +306,14 @@ enum Rows {
 
 /// Replaces each parameter by the tensor that was found for it.
 struct Filler<'a> {
-    checkpoint: &'a Checkpoint,
+    tensors: &'a BTreeMap<String, Source<'a>>,
     /// Module path to the name in the file.
     found: &'a HashMap<&'a str, &'a str>,
     tied: &'a BTreeMap<&'static str, &'static str>,
     /// The identity of parameters that others are tied to, or that are tied to others, by either path.
     ids: HashMap<String, ParamId>,
     weights: Option<DType>,
+    compute: DType,
     quantize: Option<Quantization>,
     device: &'a Device,
     path: Vec<String>,
@@ -424,23 +328,26 @@ struct Filler<'a> {
 
 impl<'a> Filler<'a> {
     /// The tensor for a parameter of `shape`, or `None` and a line in the report.
-    fn find(&mut self, path: &str, shape: &[usize], float: bool) -> Option<(&'a StoredTensor, ParamId)> {
+    fn find(&mut self, path: &str, shape: &[usize], float: bool) -> Option<(&'a Source<'a>, ParamId)> {
         let Some(&name) = self.found.get(path) else {
             self.report.missing.push((self.canonical)(path));
             return None;
         };
-        let tensor = &self.checkpoint.tensors()[name];
-        let kind_fits = float == matches!(tensor.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
+        let tensor = &self.tensors[name];
+        if let Source::Broken(mismatch) = tensor {
+            self.report.mismatched.push(mismatch.clone());
+            return None;
+        }
+        let kind_fits = float == tensor.is_float();
         // One number is one number, with an axis or without.
-        let shape_fits = tensor.shape == shape || (tensor.shape.is_empty() && shape == [1]);
+        let shape_fits = tensor.shape() == shape || (tensor.shape().is_empty() && shape == [1]);
         if !shape_fits || !kind_fits {
-            let found = format!("{} {:?}", dtype_name(tensor.dtype), tensor.shape);
             let expected = if kind_fits {
                 format!("{shape:?}")
             } else {
                 format!("a {} tensor", if float { "float" } else { "integer" })
             };
-            self.report.mismatched.push(Mismatch { name: name.to_owned(), found, expected });
+            self.report.mismatched.push(Mismatch { name: name.to_owned(), found: tensor.to_string(), expected });
             return None;
         }
         self.filled += 1;
@@ -449,18 +356,26 @@ impl<'a> Filler<'a> {
         Some((tensor, *self.ids.entry(key).or_default()))
     }
 
+    /// A tensor of the file in a dtype; without a copy if it is the file's.
+    fn tensor<const D: usize>(&self, source: &Source<'_>, dtype: DType) -> Tensor<D> {
+        Tensor::from_data(source.to_data(dtype), (self.device, dtype))
+    }
+
     /// The quantized weight of a linear layer, whose rows are those of outputs however the file has it; `None` for other
     /// tensors, and where there is none.
     ///
     /// It is a tensor of its own even where the weight is tied: the rows of the other one, an embedding, stay dense.
-    fn quantize(&mut self, path: &str, stored: &StoredTensor) -> Option<Tensor<2>> {
+    fn quantize(&mut self, path: &str, source: &Source<'_>) -> Option<Tensor<2>> {
         let (Quantization::Int8, rows) = (self.quantize?, self.linear?);
-        if stored.shape.len() != 2 {
+        if source.shape().len() != 2 {
             return None;
         }
         // Made of what the file has: another dtype of the other weights would only round it once more.
-        let dtype = loaded_dtype(stored, None, self.device);
-        let weight: Tensor<2> = tensor(stored, dtype, self.device);
+        let dtype = match source {
+            Source::Packed(_) => DType::F32,
+            _ => source.loaded_dtype(path, None, self.compute),
+        };
+        let weight: Tensor<2> = self.tensor(source, dtype);
         let weight = match rows {
             Rows::Outputs => weight,
             Rows::Inputs => Tensor::from_data(weight.transpose().into_data(), (self.device, dtype)),
@@ -490,11 +405,11 @@ impl ModuleMapper for Filler<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join(".");
-        let Some((stored, id)) = self.find(&path, param.lazy_shape().as_slice(), true) else { return param };
-        let tensor = match self.quantize(&path, stored) {
+        let Some((source, id)) = self.find(&path, param.lazy_shape().as_slice(), true) else { return param };
+        let tensor = match self.quantize(&path, source) {
             // `D` is 2: the parameter is a matrix.
             Some(weight) => Tensor::from_dispatch(weight.into_dispatch()),
-            None => tensor(stored, loaded_dtype(stored, self.weights, self.device), self.device),
+            None => self.tensor(source, source.loaded_dtype(&path, self.weights, self.compute)),
         };
         Param::initialized(id, tensor)
     }
@@ -502,7 +417,9 @@ impl ModuleMapper for Filler<'_> {
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         let path = self.path.join(".");
         match self.find(&path, param.lazy_shape().as_slice(), false) {
-            Some((stored, id)) => Param::initialized(id, Tensor::from_data(stored.to_data(), self.device)),
+            Some((source, id)) => {
+                Param::initialized(id, Tensor::from_data(source.to_data(source.dtype()), self.device))
+            }
             None => param,
         }
     }

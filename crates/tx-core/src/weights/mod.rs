@@ -1,11 +1,13 @@
 //! Tensors on disk: finding, opening, naming, filling a model with them, and writing them back.
 //!
 //! A [`Checkpoint`] maps tensor names to bytes that stay where they are (a memory map) until they are used. [`load`]
-//! fills a module from one, strictly; [`save`] writes a folder that Python reads; [`convert`] changes format, dtype and
-//! sharding. Nothing else in the workspace reads or writes tensors on disk.
+//! fills a module from one, strictly; [`packed`] makes weights plain that files hold in MXFP4 or FP8; [`save`] writes a
+//! folder that Python reads; [`convert`] changes format, dtype and sharding. Nothing else in the workspace reads or
+//! writes tensors on disk.
 
 pub mod convert;
 pub mod load;
+pub mod packed;
 pub mod pickle;
 pub mod safetensors;
 pub mod save;
@@ -17,6 +19,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
+use burn::tensor::quantization::{QuantScheme, QuantValue};
 use burn::tensor::{AllocationProperty, DType, TensorData};
 use bytes::Bytes;
 use serde_json::Value;
@@ -71,6 +74,8 @@ pub fn dtype_name(dtype: DType) -> &'static str {
         DType::U16 => "u16",
         DType::U8 => "u8",
         DType::Bool(_) => "bool",
+        DType::QFloat(QuantScheme { value: QuantValue::E4M3, .. }) => "f8_e4m3",
+        DType::QFloat(QuantScheme { value: QuantValue::E5M2, .. }) => "f8_e5m2",
         _ => "quantized",
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
+use burn::tensor::quantization::{QuantScheme, QuantValue};
 use burn::tensor::{BoolStore, DType};
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -16,6 +17,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::StoredTensor;
+use super::packed::float8;
 use crate::error::{Error, Result};
 
 /// The longest header, in bytes: the limit of the format.
@@ -64,7 +66,14 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
         start = to;
         let dtype = dtype(stored).ok_or_else(|| wrong(format!("dtype {stored:?} is not supported")))?;
         // All are below the length of the map, but for the sizes of empty tensors, whose product is bounded above.
-        let shape = shape.into_iter().map(|size| size as usize).collect();
+        let mut shape: Vec<usize> = shape.into_iter().map(|size| size as usize).collect();
+        if stored == Dtype::F4 {
+            // The bytes are kept, and each has two numbers of the last axis.
+            let Some(last) = shape.pop().filter(|last| last.is_multiple_of(2)) else {
+                return Err(wrong("numbers of four bits in an odd last axis, expected pairs".into()));
+            };
+            shape.push(last / 2);
+        }
         let first = map.len() - data;
         let bytes = map.slice(first + from as usize..first + to as usize);
         if tensors.contains_key(&name) {
@@ -240,7 +249,10 @@ fn dtype(dtype: Dtype) -> Option<DType> {
         Dtype::U64 => DType::U64,
         Dtype::U32 => DType::U32,
         Dtype::U16 => DType::U16,
-        Dtype::U8 => DType::U8,
+        // Exponents, and pairs of numbers of four bits: burn has no name for either.
+        Dtype::U8 | Dtype::F8_E8M0 | Dtype::F4 => DType::U8,
+        Dtype::F8_E4M3 => float8(QuantValue::E4M3),
+        Dtype::F8_E5M2 => float8(QuantValue::E5M2),
         Dtype::BOOL => DType::Bool(BoolStore::Native),
         _ => return None,
     })
@@ -262,6 +274,8 @@ pub(super) fn stored_dtype(dtype: DType) -> Option<Dtype> {
         DType::U16 => Dtype::U16,
         DType::U8 => Dtype::U8,
         DType::Bool(BoolStore::Native) => Dtype::BOOL,
+        DType::QFloat(QuantScheme { value: QuantValue::E4M3, .. }) => Dtype::F8_E4M3,
+        DType::QFloat(QuantScheme { value: QuantValue::E5M2, .. }) => Dtype::F8_E5M2,
         _ => return None,
     })
 }

@@ -263,8 +263,14 @@ pub(super) fn stage(
     max_shard_size: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Staged> {
-    if let Some(tensor) = tensors.iter().find(|tensor| matches!(tensor.dtype, DType::QFloat(_))) {
-        let reason = "it is quantized; only a model loaded without `--quantize` can be saved";
+    let is_float8 = |dtype| stored_dtype(dtype).is_some();
+    let mut quantized = tensors.iter().filter(|tensor| matches!(tensor.dtype, DType::QFloat(_)));
+    if let Some(tensor) = quantized.find(|tensor| format != Format::Safetensors || !is_float8(tensor.dtype)) {
+        let reason = if is_float8(tensor.dtype) {
+            "floats of eight bits are written as safetensors only"
+        } else {
+            "it is quantized; only a model loaded without `--quantize` can be saved"
+        };
         return Err(Error::tensor(folder.join(format.file_name()), &tensor.name, reason));
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;

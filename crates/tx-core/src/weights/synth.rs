@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::DType;
+use burn::tensor::quantization::QuantValue;
 use bytes::Bytes;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::packed::float8;
 use super::pickle::{MAX_NAME, MAX_RANK};
 use super::save::{Format, Planned, stage};
 use super::{Checkpoint, StoredTensor, dtype_name};
@@ -57,25 +59,32 @@ struct Entry {
     mean: f64,
     std: f64,
     #[serde(default)]
-    dtype: Float,
+    dtype: Element,
 }
 
 /// The dtypes that a recipe may name.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Float {
+enum Element {
     #[default]
     F32,
     Bf16,
     F16,
+    /// Rounded to the nearest integer, ties to even; what is out of range becomes the end of it.
+    U8,
+    /// Rounded to the nearest number, ties to even; what is larger than all becomes the largest.
+    #[serde(rename = "f8_e4m3")]
+    F8E4m3,
 }
 
-impl Float {
+impl Element {
     fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
             Self::F16 => DType::F16,
+            Self::U8 => DType::U8,
+            Self::F8E4m3 => float8(QuantValue::E4M3),
         }
     }
 }
@@ -100,12 +109,28 @@ impl Entry {
         out.resize(len, 0);
         let (seed, mean, std) = (seed(name), self.mean, self.std);
         match self.dtype {
-            Float::F32 => fill(&mut out, |i| value(seed, i, mean, std).to_le_bytes()),
-            Float::Bf16 => fill(&mut out, |i| bf16::from_f32(value(seed, i, mean, std)).to_le_bytes()),
-            Float::F16 => fill(&mut out, |i| f16::from_f32(value(seed, i, mean, std)).to_le_bytes()),
+            Element::F32 => fill(&mut out, |i| value(seed, i, mean, std).to_le_bytes()),
+            Element::Bf16 => fill(&mut out, |i| bf16::from_f32(value(seed, i, mean, std)).to_le_bytes()),
+            Element::F16 => fill(&mut out, |i| f16::from_f32(value(seed, i, mean, std)).to_le_bytes()),
+            Element::U8 => fill(&mut out, |i| [value(seed, i, mean, std).round_ties_even() as u8]),
+            Element::F8E4m3 => fill(&mut out, |i| [e4m3(value(seed, i, mean, std))]),
         }
         Ok(out.into())
     }
+}
+
+/// The code of the nearest number of e4m3.
+fn e4m3(x: f32) -> u8 {
+    const LARGEST: f32 = 448.0;
+    let (size, sign) = (x.abs().min(LARGEST), if x.is_sign_negative() { 0x80 } else { 0 });
+    // Below 2⁻⁶ all are multiples of 2⁻⁹; above, the fraction loses twenty bits, and the exponent has another bias.
+    let code = if size < 1.0 / 64.0 {
+        (size * 512.0).round_ties_even() as u32
+    } else {
+        let bits = size.to_bits();
+        ((bits + 0x7_ffff + ((bits >> 20) & 1)) >> 20) - ((127 - 7) << 3)
+    };
+    sign | code as u8
 }
 
 /// Writes every element, in parallel.
@@ -124,7 +149,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Reads `{"name": {"shape": […], "mean": m, "std": s, "dtype": "f32"}}`; `dtype` may be absent, `bf16` or `f16`.
+    /// Reads `{"name": {"shape": […], "mean": m, "std": s, "dtype": "f32"}}`; `dtype` may be absent, `bf16`, `f16`, `u8` or
+    /// `f8_e4m3`.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`]; [`Error::Tensor`] for an entry that is not of this form or too large.
@@ -165,9 +191,9 @@ impl Recipe {
     /// variances near one, small biases, matrices by their inputs. `path` stands in its messages.
     pub fn from_parameters(path: &Path, parameters: Vec<(String, Vec<usize>)>, dtype: Dtype) -> Self {
         let dtype = match dtype {
-            Dtype::Auto | Dtype::F32 => Float::F32,
-            Dtype::Bf16 => Float::Bf16,
-            Dtype::F16 => Float::F16,
+            Dtype::Auto | Dtype::F32 => Element::F32,
+            Dtype::Bf16 => Element::Bf16,
+            Dtype::F16 => Element::F16,
         };
         let entry = |(name, shape): (String, Vec<usize>)| {
             let inputs: usize = shape.iter().skip(1).product();
@@ -267,13 +293,15 @@ mod tests {
     fn in_memory_and_on_disk_are_the_same_whatever_the_threads() {
         let json = r#"{"a": {"shape": [300, 500], "mean": 0.0, "std": 0.02}, "b": {"shape": [], "mean": 1, "std": 0},
             "c": {"shape": [7, 0], "mean": 0, "std": 1}, "d": {"shape": [70000], "mean": 0, "std": 1, "dtype": "bf16"},
-            "e": {"shape": [3], "mean": 0, "std": 1, "dtype": "f16"}}"#;
+            "e": {"shape": [3], "mean": 0, "std": 1, "dtype": "f16"},
+            "f": {"shape": [3, 5], "mean": 128, "std": 74, "dtype": "u8"},
+            "g": {"shape": [9, 7], "mean": 0, "std": 60, "dtype": "f8_e4m3"}}"#;
         let recipe = recipe(json).unwrap();
         let memory = recipe.checkpoint(Path::new("weights.json")).unwrap();
         let folder = tempfile::tempdir().unwrap();
         recipe.write(folder.path(), MAX_SHARD_SIZE).unwrap();
         let disk = Checkpoint::from_folder(folder.path()).unwrap();
-        assert_eq!(memory.tensors().len(), 5);
+        assert_eq!(memory.tensors().len(), 7);
         for (name, tensor) in memory.tensors() {
             let other = &disk.tensors()[name];
             assert_eq!(

@@ -10,6 +10,7 @@ use chrono::format::{Item, StrftimeItems};
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
+use tx_core::tokenizer::is_python_space;
 
 /// The deepest nesting of a value that becomes JSON.
 const MAX_DEPTH: usize = 128;
@@ -20,19 +21,14 @@ const JSON_PER_FUEL: usize = 16;
 /// The longest format of a date, in bytes.
 const MAX_FORMAT: usize = 1024;
 
-/// White space in Python: Unicode's, and the four separators of ASCII.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
-}
-
 /// `str.strip()`
 pub(super) fn strip(text: &str) -> &str {
-    text.trim_matches(is_space)
+    text.trim_matches(is_python_space)
 }
 
 /// `str.rstrip()`
 pub(super) fn rstrip(text: &str) -> &str {
-    text.trim_end_matches(is_space)
+    text.trim_end_matches(is_python_space)
 }
 
 fn failed(reason: impl Into<String>) -> Error {
@@ -61,7 +57,7 @@ fn string_method(state: &State, text: &str, name: &str, args: &[Value]) -> Resul
     let result = match name {
         "strip" | "lstrip" | "rstrip" => {
             let (set,): (Option<&str>,) = from_args(args)?;
-            let stripped = |c: char| set.map_or_else(|| is_space(c), |set| set.contains(c));
+            let stripped = |c: char| set.map_or_else(|| is_python_space(c), |set| set.contains(c));
             Value::from(match name {
                 "strip" => text.trim_matches(stripped),
                 "lstrip" => text.trim_start_matches(stripped),
@@ -118,7 +114,7 @@ fn string_method(state: &State, text: &str, name: &str, args: &[Value]) -> Resul
         }
         "isspace" => {
             let () = from_args(args)?;
-            Value::from(!text.is_empty() && text.chars().all(is_space))
+            Value::from(!text.is_empty() && text.chars().all(is_python_space))
         }
         "ljust" | "rjust" | "center" => {
             let (width, fill): (i64, Option<char>) = from_args(args)?;
@@ -158,12 +154,12 @@ fn split<'t>(text: &'t str, separator: Option<&str>, most: usize) -> Vec<&'t str
         return text.splitn(most.saturating_add(1), separator).collect();
     }
     let mut pieces = Vec::new();
-    let mut rest = text.trim_start_matches(is_space);
+    let mut rest = text.trim_start_matches(is_python_space);
     while !rest.is_empty() {
-        let end = if pieces.len() < most { rest.find(is_space) } else { None };
+        let end = if pieces.len() < most { rest.find(is_python_space) } else { None };
         let (piece, after) = rest.split_at(end.unwrap_or(rest.len()));
         pieces.push(piece);
-        rest = after.trim_start_matches(is_space);
+        rest = after.trim_start_matches(is_python_space);
     }
     pieces
 }
@@ -174,12 +170,13 @@ fn rsplit<'t>(text: &'t str, separator: Option<&str>, most: usize) -> Vec<&'t st
     if let Some(separator) = separator {
         pieces.extend(text.rsplitn(most.saturating_add(1), separator));
     } else {
-        let mut rest = text.trim_end_matches(is_space);
+        let mut rest = text.trim_end_matches(is_python_space);
         while !rest.is_empty() {
-            let space = if pieces.len() < most { rest.char_indices().rfind(|&(_, c)| is_space(c)) } else { None };
+            let space =
+                if pieces.len() < most { rest.char_indices().rfind(|&(_, c)| is_python_space(c)) } else { None };
             let start = space.map_or(0, |(at, c)| at + c.len_utf8());
             pieces.push(&rest[start..]);
-            rest = rest[..start].trim_end_matches(is_space);
+            rest = rest[..start].trim_end_matches(is_python_space);
         }
     }
     pieces.reverse();

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use tx_core::tokenizer::is_python_space;
 use tx_core::{Error, Result};
 
 use super::{check_lengths, share};
@@ -128,18 +129,13 @@ fn word_f1(prediction: &str, answer: &str, second: bool) -> f64 {
 pub fn normalize_answer(text: &str) -> String {
     let text: String = text.to_lowercase().chars().filter(|letter| !letter.is_ascii_punctuation()).collect();
     let text = without_articles(&text);
-    let words = text.split(is_space).filter(|word| !word.is_empty());
+    let words = text.split(is_python_space).filter(|word| !word.is_empty());
     words.fold(String::with_capacity(text.len()), |mut joined, word| {
         if !joined.is_empty() {
             joined.push(' ');
         }
         joined + word
     })
-}
-
-/// A space as Python sees it, which takes the separators of ASCII for spaces.
-fn is_space(letter: char) -> bool {
-    letter.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&letter)
 }
 
 /// Puts a space in the place of every article that is a word.

@@ -66,6 +66,7 @@ macro_rules! each {
 
 /// What a forward pass of a batch gives.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one lives at a time, for one pass")]
 pub enum Scores {
     /// `[batch, classes]`: of each example.
     Rows(Tensor<2>),

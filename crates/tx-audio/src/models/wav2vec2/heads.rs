@@ -1,4 +1,5 @@
-//! The heads of models that read waveforms: wav2vec 2.0, HuBERT and WavLM have the same.
+//! The heads of models that read waveforms: wav2vec 2.0, HuBERT and WavLM have the same. That for voices is in
+//! `xvector.rs`.
 
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Bool, Device, Tensor, activation};
@@ -7,12 +8,15 @@ use tx_core::nn::{Linear, constant};
 use tx_core::task::{AudioClassifier, AudioFrameClassifier, AudioInputs, AudioLimits, CtcModel, Features, Record};
 use tx_core::weights::load::{Parts, Pretrained, Rename};
 
-use super::mask_padding;
+use super::{Wav2Vec2Config, mask_padding};
 
 /// A config that says what the heads of its model are like.
 pub trait WaveformConfig: ModelConfig<Limits = AudioLimits> {
     /// What the heads need of it; behind the adapter, if there is one, where they are `adapted`.
     fn head(&self, adapted: bool) -> HeadConfig;
+
+    /// All of its keys.
+    fn keys(&self) -> &Wav2Vec2Config;
 }
 
 /// The keys of a config that heads need.

@@ -37,12 +37,13 @@ impl Decoder {
         self.embed_tokens.forward(input_ids)
     }
 
-    /// Keys and values of each layer for what the encoder heard.
+    /// What the encoder heard, with the keys and values of each layer for it.
     ///
     /// # Shapes
     /// - x: `[sounds, positions, hidden]`
-    pub(super) fn keys_values(&self, x: &Tensor<3>) -> Vec<[Tensor<4>; 2]> {
-        self.layers.iter().map(|layer| layer.encoder_attn.keys_values(x.clone())).collect()
+    pub(super) fn attend(&self, x: Tensor<3>) -> Encoded {
+        let keys_values = self.layers.iter().map(|layer| layer.encoder_attn.keys_values(x.clone())).collect();
+        Encoded { last_hidden_state: x, attention_mask: None, keys_values }
     }
 
     /// # Shapes
