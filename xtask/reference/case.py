@@ -165,6 +165,8 @@ class Case:
     names: dict = field(default_factory=dict)
     # Dtype of the stored weights.
     dtype: str = "f32"
+    # Parts of the names of tensors that the file holds packed, and how: see `packed.py`.
+    packed: dict = field(default_factory=dict)
     # HF's attention; only eager gives attention maps.
     attention: str = "eager"
     # Standard deviations by a part of the tensor's name, before the usual ones; pairs have the mean before it.

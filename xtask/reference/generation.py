@@ -7,8 +7,9 @@ For each model a folder: `config.json`, `weights.json` and `generation_config.js
 tried with one prompt after another, until the result is fit for a test: the arguments it is about change it, every
 decision has a clear margin, weights in float64 decide the same, and a batch gives what its rows give alone.
 
-Diverse beams left the package with version 5. A second run with transformers 4.51.3 records them alone, as
-`expected-groups.json` in the folders of the first.
+Diverse beams left the package with version 5. A second run, in an environment that has transformers 4.51.3 and the
+pinned versions of what that allows, records them alone: as `expected-groups.json` in the folder of a model that the
+first run wrote. Weights and config are those of the first.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from reference import Failed, describe, exact_softmax, pinned_version
 transformers.logging.disable_progress_bar()
 
 OLDER = "4.51.3"
+if transformers.__version__ == OLDER:
+    from transformers.generation import beam_search
 # How many prompts a call is tried with.
 ATTEMPTS = 400
 # The smallest difference between the two best scores of a greedy step.
@@ -84,6 +87,12 @@ def beams(name: str, changed=(), lengths=(7,), ends=True, **arguments) -> Call:
     """A beam search of which some sequence ends."""
     usual = dict(max_new_tokens=16, num_beams=3, eos_token_id=[2, 9, 17])
     return Call(name, usual | arguments, lengths, 0, changed, ends)
+
+
+def groups(name: str, changed=(), lengths=(7,), ends=True, **arguments) -> Call:
+    """A diverse beam search of which some sequence ends."""
+    usual = dict(num_beams=4, num_beam_groups=2, diversity_penalty=1.0)
+    return beams(name, changed, lengths, ends, **usual | arguments)
 
 
 COMMON = [
@@ -155,20 +164,34 @@ LLAMA = COMMON + [
 ]
 
 GROUPS = [
-    beams("groups", num_beams=4, num_beam_groups=2, diversity_penalty=1.5),
-    beams("groups-of-one", num_beams=3, num_beam_groups=3, diversity_penalty=0.8, num_return_sequences=3),
-    beams(
-        "groups-batch",
-        lengths=(8, 3),
-        num_beams=4,
-        num_beam_groups=2,
-        diversity_penalty=0.5,
+    groups("groups"),
+    groups("groups-of-one", num_beams=3, num_beam_groups=3, diversity_penalty=0.8, num_return_sequences=3),
+    groups("groups-batch", lengths=(8, 3), diversity_penalty=0.5, num_return_sequences=4),
+    groups("groups-batch-of-three", lengths=(7, 4, 2), num_beams=6, num_beam_groups=2, num_return_sequences=2),
+    groups("groups-small-penalty", num_beams=6, num_beam_groups=3, diversity_penalty=0.1, num_return_sequences=6),
+    groups("groups-large-penalty", num_beams=6, num_beam_groups=3, diversity_penalty=20.0, num_return_sequences=6),
+    groups("groups-stop-early", ("early_stopping",), early_stopping=True),
+    groups("groups-stop-early-batch", (), (8, 5), early_stopping=True, num_return_sequences=2),
+    groups("groups-stop-never", num_beams=6, num_beam_groups=3, diversity_penalty=2.0, early_stopping="never"),
+    groups("groups-stop-never-two", ("early_stopping",), early_stopping="never", length_penalty=2.0),
+    groups("groups-stop-never-negative", early_stopping="never", length_penalty=-1.0),
+    groups("groups-length-penalty", ("length_penalty",), length_penalty=-1.0),
+    groups("groups-length-penalty-zero", ("length_penalty",), length_penalty=0.0, num_return_sequences=4),
+    groups("groups-length-penalty-two", ("length_penalty",), length_penalty=2.0, num_return_sequences=4),
+    groups("groups-one-eos", eos_token_id=9, num_beams=6, num_beam_groups=2, num_return_sequences=3),
+    groups("groups-no-eos", eos_token_id=2, num_return_sequences=4, ends=False),
+    groups("groups-one-token", max_new_tokens=1, num_return_sequences=4, ends=False),
+    groups("groups-ngram", ("no_repeat_ngram_size",), no_repeat_ngram_size=2),
+    # What comes after the penalty for other groups' tokens changes that penalty, what comes before does not.
+    groups("groups-repetition-reward", ("repetition_penalty",), repetition_penalty=0.4, num_return_sequences=4),
+    groups("groups-renormalized", ("renormalize_logits",), renormalize_logits=True, num_return_sequences=4),
+    groups(
+        "groups-bias-and-reward",
+        ("sequence_bias", "repetition_penalty"),
+        sequence_bias=[[[14], 3.0], [[20], -5.0], [[33, 12], 2.5], [[41], 2.0]],
+        repetition_penalty=0.4,
         num_return_sequences=4,
     ),
-    beams("groups-stop-early", num_beams=4, num_beam_groups=2, diversity_penalty=1.0, early_stopping=True),
-    beams("groups-stop-never", num_beams=6, num_beam_groups=3, diversity_penalty=2.0, early_stopping="never"),
-    beams("groups-ngram", num_beams=4, num_beam_groups=2, diversity_penalty=1.0, no_repeat_ngram_size=2),
-    beams("groups-length-penalty", num_beams=4, num_beam_groups=2, diversity_penalty=1.0, length_penalty=-1.0),
 ]
 
 SIZES = dict(
@@ -290,6 +313,54 @@ class Margins:
         return watched
 
 
+class GroupMargins(Margins):
+    """The same in a diverse beam search, in which other classes decide."""
+
+    def __enter__(self):
+        scorer, hypotheses = beam_search.BeamSearchScorer, beam_search.BeamHypotheses
+        watched = [(scorer, "process"), (scorer, "finalize"), (hypotheses, "add"), (hypotheses, "is_done")]
+        self.originals = [(owner, name, getattr(owner, name)) for owner, name in watched]
+        for owner, name, original in self.originals:
+            setattr(owner, name, self.watch(name, original))
+        return self
+
+    def __exit__(self, *_):
+        for owner, name, original in self.originals:
+            setattr(owner, name, original)
+
+    def apart(self, a: float, b: float) -> None:
+        # The best continuation may be the hypothesis itself, computed in the same way.
+        if a != b:
+            self.smallest = min(self.smallest, abs(a - b))
+
+    def watch(self, name: str, original):
+        def process(scorer, input_ids, next_scores, *more, group_index, **rest):
+            # What a group that is done still computes counts for nothing.
+            running = [not scorer._done[i] for i in range(group_index, len(scorer._done), scorer.num_beam_groups)]
+            self.neighbours(next_scores[running])
+            return original(scorer, input_ids, next_scores, *more, group_index=group_index, **rest)
+
+        def finalize(scorer, *more, **rest):
+            result = original(scorer, *more, **rest)
+            scores = [beam[0] for hypotheses in scorer._beam_hyps for beam in hypotheses.beams]
+            self.neighbours(torch.tensor(scores).view(-1, scorer.num_beams))
+            return result
+
+        def add(hypotheses, hyp, sum_logprobs, beam_indices=None, generated_len=None):
+            if len(hypotheses) == hypotheses.num_beams:
+                self.apart(sum_logprobs / generated_len**hypotheses.length_penalty, hypotheses.worst_score)
+            original(hypotheses, hyp, sum_logprobs, beam_indices, generated_len)
+
+        def is_done(hypotheses, best_sum_logprobs, cur_len, decoder_prompt_len):
+            if len(hypotheses) == hypotheses.num_beams and hypotheses.early_stopping is not True:
+                never = hypotheses.early_stopping == "never" and hypotheses.length_penalty > 0
+                length = (hypotheses.max_length if never else cur_len) - decoder_prompt_len
+                self.apart(best_sum_logprobs / length**hypotheses.length_penalty, hypotheses.worst_score)
+            return original(hypotheses, best_sum_logprobs, cur_len, decoder_prompt_len)
+
+        return dict(process=process, finalize=finalize, add=add, is_done=is_done)[name]
+
+
 def eos_of(arguments: dict) -> list[int]:
     eos = arguments.get("eos_token_id", EOS)
     return eos if isinstance(eos, list) else [eos]
@@ -315,12 +386,15 @@ def generate(model: torch.nn.Module, prompts: list[list[int]], negative: list[in
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     more = dict(negative_prompt_ids=torch.tensor([negative])) if negative else {}
     given = {name: value for name, value in arguments.items() if value is not None}
-    with torch.no_grad(), Margins(model) as margins:
+    diverse = arguments.get("num_beam_groups", 1) > 1
+    # A diverse search computes scores in float32, and cannot keep those of another dtype.
+    keep = not diverse or model.dtype == torch.float32
+    with torch.no_grad(), (GroupMargins if diverse else Margins)(model) as margins:
         output = model.generate(
             input_ids,
             attention_mask=mask,
             return_dict_in_generate=True,
-            output_scores=True,
+            output_scores=keep,
             output_logits=True,
             **given,
             **more,
@@ -333,7 +407,7 @@ def generate(model: torch.nn.Module, prompts: list[list[int]], negative: list[in
         end = next((i + 1 for i, token in enumerate(new) if token in eos), len(new))
         sequences.append(prompts[index // each] + new[:end])
     if arguments.get("num_beams", 1) > 1:
-        return Result(sequences, output.sequences_scores.tolist(), None, margins.smallest)
+        return Result(sequences, output.sequences_scores.tolist() if keep else None, None, margins.smallest)
     margin, logprobs = math.inf, []
     for index, (prompt, sequence) in enumerate(zip(prompts, sequences)):
         logprobs.append([])
@@ -524,28 +598,76 @@ PROCESSORS = [
 ]
 
 
+SYNTHID = [
+    dict(watermarking_config=watermark)
+    for watermark in [
+        dict(ngram_len=5, keys=[654, 400, 836, 123, 340, 443, 597, 160, 57]),
+        dict(ngram_len=3, keys=[654, 400, 836], context_history_size=2),
+        dict(ngram_len=2, keys=[1], context_history_size=0, sampling_table_size=1),
+        dict(ngram_len=3, keys=[17, 4], skip_first_ngram_calls=True, sampling_table_size=1009, sampling_table_seed=42),
+        dict(ngram_len=1, keys=[7, 8], sampling_table_seed=2**64 - 1),
+        dict(ngram_len=4, keys=[2**63 - 1, -(2**63), -1, 0], debug_mode=True, sampling_table_seed=-5),
+    ]
+]
+SYNTHID += [
+    SAMPLING | dict(temperature=0.7, top_p=0.8, renormalize_logits=True) | SYNTHID[0],
+    SAMPLING | dict(top_k=4) | SYNTHID[1],
+]
+
+
 def numbers(scores: torch.Tensor) -> list:
     """Floats as JSON has them, the others by name."""
     return [value if math.isfinite(value) else str(value) for value in scores.tolist()]
 
 
-def process(model: torch.nn.Module, config: dict, tokens: list[int], prompt: int, scores: torch.Tensor) -> torch.Tensor:
-    """What the processors that `generate` would make from a config make of scores."""
+def processors(
+    model: torch.nn.Module, config: dict, input_ids: torch.Tensor, prompt: int
+) -> transformers.LogitsProcessorList:
+    """The processors that `generate` would make from a config."""
+    watermark = config.get("watermarking_config", {})
+    if "ngram_len" in watermark:
+        # Python takes a map for green lists.
+        config = config | dict(watermarking_config=transformers.SynthIDTextWatermarkingConfig(**watermark))
     settings = transformers.GenerationConfig(**config)
     settings.update(**settings._get_default_generation_params(), defaults_only=True)
     model._prepare_special_tokens(settings, device="cpu")
     settings.max_length = prompt + config["max_new_tokens"]
     if config.get("min_new_tokens") is not None:
         settings.min_length = prompt + config["min_new_tokens"]
-    input_ids = torch.tensor([tokens])
-    processors = model._get_logits_processor(
+    return model._get_logits_processor(
         generation_config=settings,
         input_ids_seq_length=prompt,
         encoder_input_ids=input_ids[:, :prompt],
         device="cpu",
         model_kwargs={},
     )
-    return processors(input_ids, scores.clone()[None])[0]
+
+
+def process(model: torch.nn.Module, config: dict, tokens: list[int], prompt: int, scores: torch.Tensor) -> torch.Tensor:
+    """What the processors of a config make of scores."""
+    input_ids = torch.tensor([tokens])
+    return processors(model, config, input_ids, prompt)(input_ids, scores.clone()[None])[0]
+
+
+def record_synthid(model: torch.nn.Module) -> list[dict]:
+    """SynthID's marks in a batch, step by step: Python's processor remembers the tokens of each row."""
+    entries = []
+    prompt, steps, vocabulary = 3, 6, 20
+    for number, config in enumerate(SYNTHID):
+        config = dict(eos_token_id=[2, 7], pad_token_id=PAD, max_new_tokens=steps) | config
+        # Few distinct tokens, so that contexts are repeated.
+        rows = [[3 + token % 2 for token in ids(f"synthid/{number}/{row}", prompt + steps, 50)] for row in range(2)]
+        input_ids = torch.tensor(rows)
+        change = processors(model, config, input_ids, prompt)
+        for length in range(prompt, prompt + steps):
+            # Close to each other: what every round makes less probable loses bits in each.
+            values = synth.values(f"synthid/{number}/{length}/scores", [2, vocabulary], 0.0, 1.0)
+            scores = torch.from_numpy(values)
+            found = change(input_ids[:, :length], scores.clone())
+            for row, tokens in enumerate(rows):
+                entry = dict(config=config, ids=tokens[:length], prompt=prompt)
+                entries.append(entry | dict(scores=numbers(scores[row]), expected=numbers(found[row])))
+    return entries
 
 
 def record_processors(out: Path) -> None:
@@ -568,6 +690,7 @@ def record_processors(out: Path) -> None:
             found = process(model, config, tokens, prompt, scores)
             entry = dict(config=config, ids=tokens, prompt=prompt, scores=numbers(scores), expected=numbers(found))
             entries.append(entry)
+    entries += record_synthid(model)
     lines = ",\n".join("  " + json.dumps(entry) for entry in entries)
     out.mkdir(parents=True, exist_ok=True)
     (out / "processors.json").write_text(f"[\n{lines}\n]\n")

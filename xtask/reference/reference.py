@@ -31,6 +31,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+import packed
 import synth
 from case import REMOVED, Case
 from cases import CASES
@@ -86,7 +87,7 @@ def describe(case: Case, folder: Path) -> dict:
             weights[name] = {"shape": shape, "mean": mean, "std": deviation}
             if case.dtype != "f32":
                 weights[name]["dtype"] = case.dtype
-    return dict(sorted(weights.items()))
+    return dict(sorted(packed.pack(weights, case.packed).items()))
 
 
 def edit_config(case: Case, model_class: type, folder: Path) -> dict:
@@ -186,7 +187,11 @@ def record(model_type: str, case: Case, models: Path) -> tuple[float, int, list[
         model_class(model_class.config_class(**case.config)).save_pretrained(folder)
         weights = describe(case, folder)
         config = edit_config(case, model_class, folder)
-        synth.write_checkpoint(weights, folder)
+        if case.packed:
+            # Python's own way from a packed file to these tensors asks for a package and a device.
+            plain = {key: value for key, value in config.items() if key != "quantization_config"}
+            (folder / "config.json").write_text(json.dumps(plain))
+        synth.write_checkpoint(weights, folder, packed.unpack)
 
         inputs = case.inputs.build(f"{model_type}/{case.name}", config)
         outputs = run(case, load(case, model_class, folder, torch.float32), inputs)

@@ -2,11 +2,12 @@
 
 A case stores no weights, only `weights.json`:
 
-    {"<tensor name>": {"shape": [...], "mean": m, "std": s}, ...}     optional "dtype": "f32" | "bf16" | "f16"
+    {"<tensor name>": {"shape": [...], "mean": m, "std": s}, ...}     optional "dtype": one of DTYPES
 
 The values are uniform with that mean and standard deviation and come from splitmix64, seeded by the tensor's name and
 counted by the element's row-major index. The same lines stand in Rust; the order of the f64 operations in `values` is
-part of the recipe, and so is the rounding: f64 to f32, and from there to bf16 or f16, each to nearest even.
+part of the recipe, and so is the rounding: f64 to f32, and from there to the other dtypes, each to nearest even; what
+is out of the range of u8 or f8_e4m3 becomes the end of it.
 
     python synth.py CASE OUT      write CASE/weights.json as OUT/model.safetensors, and CASE/config.json beside it
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-DTYPES = ("f32", "bf16", "f16")
+DTYPES = ("f32", "bf16", "f16", "u8", "f8_e4m3")
 
 
 def seed(name: str) -> int:
@@ -50,20 +51,26 @@ def tensors(weights: dict) -> dict:
     """Torch tensors for the content of a `weights.json`, in their dtypes."""
     import torch
 
-    torch_dtypes = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+    rounded = {
+        "f32": lambda x: x,
+        "bf16": lambda x: x.to(torch.bfloat16),
+        "f16": lambda x: x.to(torch.float16),
+        "u8": lambda x: x.round().clamp(0, 255).to(torch.uint8),
+        "f8_e4m3": lambda x: x.clamp(-448, 448).to(torch.float8_e4m3fn),
+    }
     return {
-        name: torch.from_numpy(values(name, spec["shape"], spec["mean"], spec["std"])).to(
-            torch_dtypes[spec.get("dtype", "f32")]
+        name: rounded[spec.get("dtype", "f32")](
+            torch.from_numpy(values(name, spec["shape"], spec["mean"], spec["std"]))
         )
         for name, spec in weights.items()
     }
 
 
-def write_checkpoint(weights: dict, folder: Path) -> None:
-    """Writes `model.safetensors` with the values of a `weights.json`."""
+def write_checkpoint(weights: dict, folder: Path, change=lambda tensors: tensors) -> None:
+    """Writes `model.safetensors` with the values of a `weights.json`, or what `change` makes of them."""
     from safetensors.torch import save_file
 
-    save_file(tensors(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(change(tensors(weights)), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
 //! call sets ([`GenerationConfig::overrides`]).
 
 mod setting;
+mod watermarking;
 
 use std::path::Path;
 
@@ -14,7 +15,8 @@ use tx_core::nn::KvPrecision;
 use tx_core::{Error, Result};
 
 use setting::{AMOUNT, ANY, COUNT, FINITE, PART, POSITIVE, ROWS, SHARE, SIZE, Setting, UNIT};
-pub use setting::{AssistantSchedule, EarlyStopping, SeedingScheme, WatermarkingConfig};
+pub use setting::{AssistantSchedule, EarlyStopping};
+pub use watermarking::{BaseWatermarkingConfig, SeedingScheme, SynthIdTextWatermarkingConfig, WatermarkingConfig};
 
 /// What HF generates where nothing sets a length, in tokens.
 const DEFAULT_NEW_TOKENS: usize = 20;
@@ -190,7 +192,7 @@ options! {
         /// How much further than without a prompt the prompt moves the logits; 1 for no guidance.
         guidance_scale: Option<f64> as f64 = None, FINITE;
         /// Marks the text for those who know the key.
-        watermarking_config: Option<WatermarkingConfig> as WatermarkingConfig = None, ANY;
+        watermarking_config: Option<BaseWatermarkingConfig> as BaseWatermarkingConfig = None, ANY;
 
         /// Results per prompt.
         num_return_sequences: usize as usize = 1, ROWS;
@@ -362,6 +364,10 @@ impl GenerationConfig {
         if groups > 1 && self.do_sample {
             return wrong("num_beam_groups", groups.to_string(), "1 with `do_sample`".into());
         }
+        if groups > 1 && self.diversity_penalty <= 0.0 {
+            let expected = "a number above 0 with `num_beam_groups`: all groups would find the same".to_owned();
+            return wrong("diversity_penalty", self.diversity_penalty.to_string(), expected);
+        }
         if let (Some(least), Some(most)) = (self.min_new_tokens, self.max_new_tokens)
             && least > most
         {
@@ -396,7 +402,7 @@ impl GenerationConfig {
         if let Some(bits) = self.unsupported_bits() {
             return wrong("cache_config", format!("`nbits` of {bits}"), BITS.into());
         }
-        match self.watermarking_config.and_then(|watermark| watermark.problem()) {
+        match self.watermarking_config.as_ref().and_then(BaseWatermarkingConfig::problem) {
             Some(expected) => wrong("watermarking_config", "another value".into(), expected.into()),
             None => Ok(()),
         }
@@ -575,6 +581,8 @@ mod tests {
             "min_new_tokens: 9, expected at most `max_new_tokens`, which is 4"
         );
         assert_eq!(message(GenerationConfig { top_p: f64::NAN, ..default.clone() }), "top_p: NaN, expected 0 to 1");
+        let groups = GenerationConfig { num_beams: 4, num_beam_groups: 2, ..default.clone() };
+        assert!(message(groups).starts_with("diversity_penalty: 0, expected a number above 0"));
         let sampling = GenerationConfig { do_sample: true, temperature: 0.0, ..default.clone() };
         assert!(message(sampling).starts_with("temperature: 0, expected a number above 0"));
         let forced = GenerationConfig { forced_eos_token_id: vec![2], suppress_tokens: vec![1, 2], ..default.clone() };

@@ -10,7 +10,7 @@ use tx_core::Result;
 use crate::beam::{Beam, NEVER, Own, Search, add, candidates, search};
 use crate::config::EarlyStopping;
 use crate::generate::{Call, Finish, Generated, Hooks, Sequence, top_k};
-use crate::processors::LogitsProcessorList;
+use crate::processors::{LogitsProcessorList, before_diversity};
 use crate::scores::Scored;
 
 /// Runs a diverse beam search.
@@ -106,9 +106,8 @@ impl DiverseSearch {
         let vocab = scores.len() / beams;
         let own = Own::new(scores, vocab, hooks);
         for (beam, scores) in group.running.iter().zip(scores.chunks_exact_mut(vocab.max(1))) {
-            for processor in &mut self.processors {
-                processor.process(&beam.ids, self.prompt, scores);
-            }
+            let (before, after) = self.processors.split_at_mut(before_diversity(config));
+            before.iter_mut().for_each(|processor| processor.process(&beam.ids, self.prompt, scores));
             for (i, token) in chosen.iter().enumerate() {
                 if !chosen[..i].contains(token) {
                     let times = chosen.iter().filter(|&other| other == token).count();
@@ -116,6 +115,7 @@ impl DiverseSearch {
                     scores.iter_mut().skip(*token as usize).take(1).for_each(|score| *score -= penalty);
                 }
             }
+            after.iter_mut().for_each(|processor| processor.process(&beam.ids, self.prompt, scores));
             add(scores, beam.score);
         }
         let best = top_k(scores, candidates(beams, config.eos_token_id.len()));

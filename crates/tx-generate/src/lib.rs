@@ -32,7 +32,10 @@ pub mod stopping;
 pub mod stream;
 
 pub use conditioned::Conditioned;
-pub use config::{AssistantSchedule, EarlyStopping, GenerationConfig, Overrides, SeedingScheme, WatermarkingConfig};
+pub use config::{
+    AssistantSchedule, BaseWatermarkingConfig, EarlyStopping, GenerationConfig, Overrides, SeedingScheme,
+    SynthIdTextWatermarkingConfig, WatermarkingConfig,
+};
 pub use generate::{Finish, Generated, Generator, Hooks, Sequence, Stats, StepHook, StopHook, TokenLogprob};
 pub use processors::{
     Detection, Extras, LogitsProcessor, LogitsProcessorList, PrefixAllowedTokens, WatermarkDetector, processors,

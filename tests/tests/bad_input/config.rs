@@ -103,6 +103,18 @@ fn keys() -> Vec<Row> {
         Row::new("problem_type unknown", RUN, &[FILE, "`problem_type`", "`ranking`", "regression"], |f| {
             f.set(FILE, "problem_type", r#""ranking""#);
         }),
+        Row::new(
+            "quantization that is not supported",
+            FORWARD,
+            &[FILE, "`quantization_config.quant_method`", "`gptq`", "mxfp4, fp8"],
+            |f| f.set(FILE, "quantization_config", r#"{"quant_method": "gptq", "bits": 4}"#),
+        ),
+        Row::new(
+            "quantization in blocks without a size",
+            FORWARD,
+            &[FILE, "`quantization_config.weight_block_size`", "from 1"],
+            |f| f.set(FILE, "quantization_config", r#"{"quant_method": "fp8", "weight_block_size": [0, 128]}"#),
+        ),
         Row::new("num_labels negative", RUN, &[FILE, "`num_labels`", "-2"], |f| {
             f.unset(FILE, "id2label");
             f.set(FILE, "num_labels", "-2");

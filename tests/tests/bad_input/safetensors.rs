@@ -94,9 +94,11 @@ fn headers() -> Vec<Row> {
     let w = "`w`";
     vec![
         Row::good("header", INFO, move |f| f.write(FILE, file(one("F32", "[4]", "[0,16]"), 16))),
+        Row::good("floats of eight bits", INFO, move |f| f.write(FILE, file(one("F8_E4M3", "[4]", "[0,4]"), 4))),
         row("unknown dtype", &[w, "F7"], one("F7", "[4]", "[0,16]"), 16),
         row("dtype that is a number", &[w], r#"{"w":{"dtype":7,"shape":[4],"data_offsets":[0,16]}}"#.into(), 16),
-        row("dtype that cannot be held", &[w, "F8_E4M3"], one("F8_E4M3", "[4]", "[0,4]"), 4),
+        row("dtype that cannot be held", &[w, "F8_E4M3FNUZ"], one("F8_E4M3FNUZ", "[4]", "[0,4]"), 4),
+        row("pairs in an odd axis", &[w, "odd"], one("F4", "[2,3]", "[0,3]"), 3),
         row("shape that does not fit the offsets", &[w], one("F32", "[5]", "[0,16]"), 16),
         row("shape that overflows", &[w], one("F32", "[4294967296,4294967296]", "[0,16]"), 16),
         row("shape that overflows in bytes", &[w], one("F32", "[4611686018427387904]", "[0,0]"), 0),

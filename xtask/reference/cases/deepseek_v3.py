@@ -38,6 +38,19 @@ CASES = [
     Case("sequence-classification", "DeepseekV3ForSequenceClassification", LABELS),
     Case("token-classification", "DeepseekV3ForTokenClassification", LABELS),
     Case("causal-lm-tied-bf16", "DeepseekV3ForCausalLM", CONFIG | dict(tie_word_embeddings=True), dtype="bf16"),
+    # As deepseek-ai/DeepSeek-V3 has them, in smaller blocks, which few sizes are multiples of.
+    Case(
+        "causal-lm-fp8",
+        "DeepseekV3ForCausalLM",
+        CONFIG,
+        dtype="bf16",
+        packed={"mlp.gate.": None, "self_attn.": "fp8", "mlp.": "fp8-exponents"},
+        file=dict(
+            quantization_config=dict(
+                activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[8, 16]
+            )
+        ),
+    ),
     Case("model-direct-queries", "DeepseekV3Model", CONFIG | dict(q_lora_rank=None)),
     Case("model-biases", "DeepseekV3Model", CONFIG | dict(attention_bias=True)),
     Case("model-halves", "DeepseekV3Model", CONFIG | dict(rope_interleave=False)),

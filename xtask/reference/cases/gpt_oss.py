@@ -48,6 +48,25 @@ CASES = [
     case("token-classification", "GptOssForTokenClassification", LABELS, Inputs()),
     case("causal-lm-tied", "GptOssForCausalLM", CONFIG | dict(tie_word_embeddings=True)),
     case("causal-lm-bf16", "GptOssForCausalLM", CONFIG, dtype="bf16"),
+    # As openai/gpt-oss-20b has them.
+    case(
+        "causal-lm-mxfp4",
+        "GptOssForCausalLM",
+        CONFIG | dict(hidden_size=64, intermediate_size=32),
+        dtype="bf16",
+        packed={"experts.": "mxfp4"},
+        file=dict(
+            quantization_config=dict(
+                quant_method="mxfp4",
+                modules_to_not_convert=[
+                    "model.layers.*.self_attn",
+                    "model.layers.*.mlp.router",
+                    "model.embed_tokens",
+                    "lm_head",
+                ],
+            )
+        ),
+    ),
     # Limits that most values meet.
     case("model-limits", "GptOssModel", CONFIG | dict(swiglu_limit=0.5, swiglu_alpha=1.3)),
     case("model-one-token", "GptOssModel", CONFIG, Inputs(lengths=[1])),

@@ -260,89 +260,6 @@ impl Setting for AssistantSchedule {
     }
 }
 
-/// What the green list of a watermark depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SeedingScheme {
-    /// The last token: Algorithm 2 of the paper.
-    #[default]
-    LeftHash,
-    /// The token to come as well: Algorithm 3, which tries 40 candidates at each step.
-    SelfHash,
-}
-
-/// A watermark of green lists: Kirchenbauer et al., 2023 (arXiv:2306.04634).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WatermarkingConfig {
-    /// The share of the vocabulary that is green.
-    pub greenlist_ratio: f64,
-    /// What is added to the logits of green tokens.
-    pub bias: f64,
-    /// The secret; below 2⁶³.
-    pub hashing_key: u64,
-    /// What the green list depends on.
-    pub seeding_scheme: SeedingScheme,
-    /// How many tokens before it does.
-    pub context_width: usize,
-}
-
-impl Default for WatermarkingConfig {
-    fn default() -> Self {
-        Self {
-            greenlist_ratio: 0.25,
-            bias: 2.0,
-            hashing_key: 15_485_863,
-            seeding_scheme: SeedingScheme::LeftHash,
-            context_width: 1,
-        }
-    }
-}
-
-impl WatermarkingConfig {
-    /// What is wrong with its values: what was expected.
-    pub(crate) fn problem(&self) -> Option<&'static str> {
-        if !PART.holds(self.greenlist_ratio) {
-            return Some("a `greenlist_ratio` above 0 and below 1");
-        }
-        if !self.bias.is_finite() {
-            return Some("a finite `bias`");
-        }
-        if self.hashing_key > i64::MAX as u64 {
-            return Some("a `hashing_key` from 0 to 9223372036854775807");
-        }
-        (!SIZE.holds(self.context_width as f64)).then_some("a `context_width` of at least 1")
-    }
-}
-
-impl Setting for WatermarkingConfig {
-    fn read(value: &Value) -> Result<Option<Self>, &'static str> {
-        const SCHEME: &str = "a `seeding_scheme` of \"lefthash\" or \"selfhash\"";
-        let mut config = Self::default();
-        for (key, value) in value.as_object().ok_or("a map")? {
-            match key.as_str() {
-                "greenlist_ratio" => config.greenlist_ratio = value.as_f64().ok_or("a number as `greenlist_ratio`")?,
-                "bias" => config.bias = value.as_f64().ok_or("a number as `bias`")?,
-                "hashing_key" => config.hashing_key = value.as_u64().ok_or("an integer as `hashing_key`")?,
-                "seeding_scheme" => {
-                    config.seeding_scheme = match value.as_str() {
-                        Some("lefthash") => SeedingScheme::LeftHash,
-                        Some("selfhash") => SeedingScheme::SelfHash,
-                        _ => return Err(SCHEME),
-                    }
-                }
-                "context_width" => {
-                    let width = value.as_u64().and_then(|width| usize::try_from(width).ok());
-                    config.context_width = width.ok_or("an integer as `context_width`")?;
-                }
-                _ => return Err("the keys of a green-list watermark, which is the only kind there is"),
-            }
-        }
-        match config.problem() {
-            Some(expected) => Err(expected),
-            None => Ok(Some(config)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -381,13 +298,5 @@ mod tests {
         let mut count = 3usize;
         assert_eq!(read(&json!(-1), COUNT, &mut count).unwrap_err(), "expected an integer of at least 0, found -1");
         assert_eq!((field, count), (1.0, 3));
-    }
-
-    #[test]
-    fn watermarks() {
-        let config: WatermarkingConfig = value(json!({"bias": 2.5, "seeding_scheme": "selfhash"})).unwrap();
-        assert_eq!((config.bias, config.seeding_scheme, config.context_width), (2.5, SeedingScheme::SelfHash, 1));
-        assert!(WatermarkingConfig::read(&json!({"ngram_len": 5, "keys": [1]})).is_err());
-        assert!(WatermarkingConfig::read(&json!({"greenlist_ratio": 1.0})).is_err());
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Reference: transformers 5.23.0, `generation/logits_process.py`, and `_get_logits_processor` in `generation/utils.py`
 //! for the order, which can be observed. Some come from elsewhere and say so. Guidance, which needs a second forward
-//! pass, and SynthID's watermark are not here.
+//! pass, is not here.
 //!
 //! A processor keeps buffers and no state: what it does depends on its arguments alone. So one list serves any number
 //! of beams, and a step can be computed again.
 
 mod repetition;
+mod synthid;
 mod tokens;
+mod twister;
 mod warpers;
 mod watermark;
 
@@ -16,7 +18,7 @@ use std::sync::Arc;
 
 pub use watermark::{Detection, WatermarkDetector};
 
-use crate::config::GenerationConfig;
+use crate::config::{BaseWatermarkingConfig, GenerationConfig};
 use crate::sample::random_seed;
 
 /// Changes the scores of the next token.
@@ -130,13 +132,20 @@ pub fn processors_with(config: &GenerationConfig, sampling: bool, extras: Extras
     if sampling {
         list.add_warpers(config, extras.row);
     }
-    if let Some(watermark) = config.watermarking_config {
-        list.add(watermark::Watermark::new(watermark));
+    match &config.watermarking_config {
+        Some(BaseWatermarkingConfig::GreenList(watermark)) => list.add(watermark::Watermark::new(*watermark)),
+        Some(BaseWatermarkingConfig::SynthIdText(watermark)) => list.add(synthid::SynthIdText::new(watermark.clone())),
+        None => {}
     }
     if config.renormalize_logits {
         list.add(warpers::Normalize);
     }
     list.0
+}
+
+/// How many of the processors of a config come before the penalty that a diverse beam search has.
+pub(crate) fn before_diversity(config: &GenerationConfig) -> usize {
+    usize::from(!config.sequence_bias.is_empty())
 }
 
 /// A list that boxes what is added.
@@ -183,7 +192,7 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::WatermarkingConfig;
+    use crate::config::{SeedingScheme, SynthIdTextWatermarkingConfig, WatermarkingConfig};
     use crate::sample::Sampler;
 
     const NONE: f32 = f32::NEG_INFINITY;
@@ -265,7 +274,7 @@ mod tests {
             exponential_decay_length_penalty: Some((3, 1.2)),
             suppress_tokens: vec![10],
             begin_suppress_tokens: vec![11],
-            watermarking_config: Some(WatermarkingConfig::default()),
+            watermarking_config: Some(WatermarkingConfig::default().into()),
             renormalize_logits: true,
             seed: Some(0),
             ..GenerationConfig::default()
@@ -305,9 +314,12 @@ mod tests {
         ];
         for num_beams in [1, 3] {
             let config = GenerationConfig { num_beams, ..config.clone() };
-            for scheme in [crate::config::SeedingScheme::LeftHash, crate::config::SeedingScheme::SelfHash] {
-                let watermarking_config = Some(WatermarkingConfig { seeding_scheme: scheme, ..Default::default() });
-                let config = GenerationConfig { watermarking_config, ..config.clone() };
+            let green = |seeding_scheme| {
+                BaseWatermarkingConfig::from(WatermarkingConfig { seeding_scheme, ..WatermarkingConfig::default() })
+            };
+            let synthid = SynthIdTextWatermarkingConfig::new(3, vec![i64::MAX, i64::MIN, 0]).into();
+            for watermark in [green(SeedingScheme::LeftHash), green(SeedingScheme::SelfHash), synthid] {
+                let config = GenerationConfig { watermarking_config: Some(watermark), ..config.clone() };
                 for row in &rows {
                     for (ids, prompt) in [(vec![], 0), (vec![u32::MAX, 3, 3], 9), (vec![1, 2, 1, 2, 1, 2, 1], 2)] {
                         assert_eq!(apply(&config, &ids, prompt, row).len(), row.len());

@@ -4,6 +4,8 @@
 //! Paper: DeepSeek-AI, 2024 (arXiv:2412.19437). Latent attention: DeepSeek-AI, 2024 (arXiv:2405.04434).
 //! Reference: transformers 5.23.0, `models/deepseek_v3/modeling_deepseek_v3.py`.
 
+mod attention;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use serde::Deserialize;
@@ -11,12 +13,13 @@ use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
 use tx_core::decoder::{Decoder, DecoderConfig, HeadConfig};
 use tx_core::nn::{
-    Activation, AttentionOptions, Cache, CacheKind, Embedding, LayerCache, Linear, Mask, Pairs, RmsNorm, Rope,
-    RopeParameters, RopeTable, RopeType, Router, Routing, attention, constant, merge_heads, split_heads,
+    Activation, Cache, CacheKind, Embedding, LayerCache, Mask, Pairs, RmsNorm, Rope, RopeParameters, RopeTable,
+    RopeType, Router, Routing, constant,
 };
 use tx_core::task::{Record, TextInputs, TextLimits};
 use tx_core::weights::load::Rename;
 
+use self::attention::{Attention, LatentHeads};
 use super::llama::Mlp;
 
 /// The keys of `config.json` that decide the graph.
@@ -62,8 +65,6 @@ pub struct DeepseekV3Config {
     rope_theta: Option<f64>,
     rope_scaling: Option<RopeParameters>,
     rope_parameters: Option<RopeParameters>,
-    /// How the weights are packed.
-    quantization_config: Option<serde_json::Value>,
 }
 
 impl Default for DeepseekV3Config {
@@ -99,7 +100,6 @@ impl Default for DeepseekV3Config {
             rope_theta: None,
             rope_scaling: None,
             rope_parameters: None,
-            quantization_config: None,
         }
     }
 }
@@ -157,9 +157,6 @@ impl ModelConfig for DeepseekV3Config {
         check.divides("n_routed_experts", experts, "n_group", self.n_group)?;
         check.range("topk_group", self.topk_group, 1, self.n_group)?;
         check.range("num_experts_per_tok", per_token, 1, self.topk_group * (experts / self.n_group))?;
-        let packed = self.quantization_config.as_ref();
-        let method = packed.and_then(|config| config.get("quant_method")?.as_str()).unwrap_or("packed weights");
-        check.supported("quantization_config", packed.is_none(), method, "null, with weights in f32, bf16 or f16")?;
         self.q_lora_rank.map_or(Ok(()), |rank| check.size("q_lora_rank", rank))?;
         self.heads().validate(check)?;
         self.rope().validate(check, self.qk_rope_head_dim)
@@ -181,33 +178,6 @@ impl DecoderConfig for DeepseekV3Config {
             pad_token_id: self.pad_token_id,
             head_bias: false,
         }
-    }
-}
-
-/// How many heads there are, and how wide their parts are.
-#[derive(Debug, Clone, Copy)]
-struct LatentHeads {
-    count: usize,
-    latent: usize,
-    plain: usize,
-    rotated: usize,
-    value: usize,
-}
-
-impl LatentHeads {
-    fn validate(self, check: &Check<'_>) -> Result<()> {
-        let Self { count, latent, plain, rotated, value } = self;
-        check.sizes([
-            ("num_attention_heads", count),
-            ("kv_lora_rank", latent),
-            ("qk_nope_head_dim", plain),
-            ("qk_rope_head_dim", rotated),
-            ("v_head_dim", value),
-        ])?;
-        // No overflow: each of them is bounded by now.
-        let widest = plain + rotated.max(value);
-        check.size("num_attention_heads · (qk_nope_head_dim + …)", count.saturating_mul(widest))?;
-        check.size("kv_lora_rank + qk_rope_head_dim", latent + rotated)
     }
 }
 
@@ -292,106 +262,6 @@ impl DecoderLayer {
     }
 }
 
-/// Attention with keys and values from one latent vector of each token, and a rotated part of the keys beside it.
-///
-/// The cache keeps keys and values of all heads. To keep the vector in their place would take a fraction of the memory,
-/// and either make them again for every token or move `kv_b_proj` into queries and outputs.
-#[derive(Module, Debug)]
-struct Attention {
-    queries: Queries,
-    kv_a_proj_with_mqa: Linear,
-    kv_a_layernorm: RmsNorm,
-    kv_b_proj: Linear,
-    o_proj: Linear,
-    #[module(skip)]
-    heads: LatentHeads,
-    #[module(skip)]
-    scale: f64,
-}
-
-impl Attention {
-    fn new(config: &DeepseekV3Config, device: &Device) -> Self {
-        let heads = config.heads();
-        let LatentHeads { count, latent, plain, rotated, value } = heads;
-        let (hidden, bias) = (config.hidden_size, config.attention_bias);
-        Self {
-            queries: Queries::new(config, device),
-            kv_a_proj_with_mqa: Linear::new(hidden, latent + rotated, bias, device),
-            kv_a_layernorm: RmsNorm::new(latent, LATENT_EPS, device),
-            kv_b_proj: Linear::new(latent, count * (plain + value), false, device),
-            o_proj: Linear::new(count * value, hidden, bias, device),
-            heads,
-            scale: config.scale(),
-        }
-    }
-
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        rope: &RopeTable,
-        mask: &Mask,
-        cache: &mut LayerCache,
-        record: &mut Record,
-    ) -> Tensor<3> {
-        let LatentHeads { count, latent, plain, rotated, value } = self.heads;
-        let [batch, seq, _] = x.dims();
-        let q = split_heads(self.queries.forward(x.clone()), count); // [batch, seq, heads, plain + rotated]
-        let (q, q_rotated) = (q.clone().narrow(3, 0, plain), q.narrow(3, plain, rotated));
-        let kv = self.kv_a_proj_with_mqa.forward(x); // [batch, seq, latent + rotated]
-        let (kv, k_rotated) = (kv.clone().narrow(2, 0, latent), kv.narrow(2, latent, rotated));
-        let kv = split_heads(self.kv_b_proj.forward(self.kv_a_layernorm.forward(kv)), count);
-        let (k, v) = (kv.clone().narrow(3, 0, plain), kv.narrow(3, plain, value));
-        // Neighbours stay in place, where HF moves them to the halves of queries and keys alike: no score differs.
-        let q_rotated = rope.apply(q_rotated);
-        let k_rotated = rope.apply(split_heads(k_rotated, 1)).expand([batch, seq, count, rotated]);
-        let q = Tensor::cat(vec![q, q_rotated], 3);
-        let (k, v) = cache.append(Tensor::cat(vec![k, k_rotated], 3), v);
-        let options = AttentionOptions { scale: Some(self.scale), ..AttentionOptions::new(mask) };
-        self.o_proj.forward(merge_heads(attention(q, k, v, options, record)))
-    }
-}
-
-/// Where queries come from.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one for each layer, beside tensors that are far larger")]
-enum Queries {
-    /// From the hidden state.
-    Direct(Linear),
-    /// From a smaller vector.
-    Latent(LatentQueries),
-}
-
-#[derive(Module, Debug)]
-struct LatentQueries {
-    q_a_proj: Linear,
-    q_a_layernorm: RmsNorm,
-    q_b_proj: Linear,
-}
-
-impl Queries {
-    fn new(config: &DeepseekV3Config, device: &Device) -> Self {
-        let LatentHeads { count, plain, rotated, .. } = config.heads();
-        let (hidden, output) = (config.hidden_size, count * (plain + rotated));
-        match config.q_lora_rank {
-            None => Self::Direct(Linear::new(hidden, output, false, device)),
-            Some(rank) => Self::Latent(LatentQueries {
-                q_a_proj: Linear::new(hidden, rank, config.attention_bias, device),
-                q_a_layernorm: RmsNorm::new(rank, LATENT_EPS, device),
-                q_b_proj: Linear::new(rank, output, false, device),
-            }),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match self {
-            Self::Direct(q_proj) => q_proj.forward(x),
-            Self::Latent(LatentQueries { q_a_proj, q_a_layernorm, q_b_proj }) => {
-                q_b_proj.forward(q_a_layernorm.forward(q_a_proj.forward(x)))
-            }
-        }
-    }
-}
-
 /// What follows the attention of a layer: one MLP, or experts.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each layer, beside tensors that are far larger")]
@@ -465,9 +335,6 @@ impl SparseMoe {
         (routed + shared).reshape([batch, seq, hidden])
     }
 }
-
-/// The epsilon of the norms of latent vectors, whatever the config says.
-const LATENT_EPS: f64 = 1e-6;
 
 /// Files have no names for the kinds of queries and layers, and the correction lies beside the scores' weight.
 const RENAMES: &[Rename] = &[

@@ -49,8 +49,6 @@ pub struct GptOssConfig {
     rope_theta: Option<f64>,
     rope_scaling: Option<RopeParameters>,
     rope_parameters: Option<RopeParameters>,
-    /// How the weights are packed.
-    quantization_config: Option<serde_json::Value>,
 }
 
 impl Default for GptOssConfig {
@@ -78,7 +76,6 @@ impl Default for GptOssConfig {
             rope_theta: None,
             rope_scaling: None,
             rope_parameters: None,
-            quantization_config: None,
         }
     }
 }
@@ -138,9 +135,6 @@ impl ModelConfig for GptOssConfig {
             let reason = format_args!("{}, expected a number that is not negative", self.swiglu_limit);
             return Err(check.error("swiglu_limit", reason));
         }
-        let packed = self.quantization_config.as_ref();
-        let method = packed.and_then(|config| config.get("quant_method")?.as_str()).unwrap_or("packed weights");
-        check.supported("quantization_config", packed.is_none(), method, "null, with weights in f32, bf16 or f16")?;
         self.heads().validate(check)?;
         self.rope().validate(check, self.heads().dim)
     }

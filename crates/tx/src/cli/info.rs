@@ -21,8 +21,9 @@ use tx_core::task::{
     TokenClassifier, VisionModel,
 };
 use tx_core::tokenizer::{Side, SpecialTokens, Tokenizer};
+use tx_core::weights::Checkpoint;
+use tx_core::weights::packed::{Packing, Source};
 use tx_core::weights::save::Format;
-use tx_core::weights::{Checkpoint, StoredTensor, dtype_name};
 use tx_text::models::TEXT_MODEL;
 use tx_text::pipelines::TextTask;
 
@@ -176,7 +177,7 @@ impl Info {
                 let error = Error::unknown("architecture", name, all.iter().map(|class| class.model_type()));
                 (None, Some(error.to_string()))
             }
-            (Some(_), Some(class)) => match class.limits(&config) {
+            (Some(_), Some(class)) => match Packing::from_config(&config).and_then(|_| class.limits(&config)) {
                 Ok(limits) => (Some(limits.into()), None),
                 Err(error @ Error::Unsupported { .. }) => (None, Some(error.to_string())),
                 Err(error) => return Err(error),
@@ -201,7 +202,7 @@ impl Info {
             sizes: sizes(&config),
             limits,
             labels: if config.get("id2label").is_some() { Some(config.labels()?) } else { None },
-            weights: weights(&folder, common.dtype.parse()?)?,
+            weights: weights(&folder, &config, common.dtype.parse()?)?,
             tokenizer,
             tokenizer_reason,
             architectures: architectures.into_iter().map(str::to_owned).collect(),
@@ -314,39 +315,38 @@ fn commands(classes: &[&dyn Class], own: Option<&dyn Class>, config: &Config, to
 }
 
 /// The weights of a folder by their headers, if it has any.
-fn weights(folder: &Path, dtype: Dtype) -> Result<Option<Weights>> {
+fn weights(folder: &Path, config: &Config, dtype: Dtype) -> Result<Option<Weights>> {
     let mut names = [Format::Safetensors, Format::PyTorch].into_iter().flat_map(|f| [f.file_name(), f.index_name()]);
     if !names.any(|name| folder.join(name).is_file()) {
         return Ok(None);
     }
     let checkpoint = Checkpoint::from_folder(folder)?;
+    // Packed in a way that is not known, they are what the file says.
+    let sources = Packing::from_config(config).unwrap_or_default().tensors(&checkpoint);
     // Tensors that are tied lie at the same place.
     let mut seen = HashSet::new();
-    let tensors: Vec<&StoredTensor> = checkpoint
-        .tensors()
-        .values()
-        .filter(|t| seen.insert((t.bytes.as_ptr(), t.bytes.len(), t.elements())))
-        .collect();
-    let float = |t: &&&StoredTensor| matches!(t.dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
-    let mut dtypes = BTreeMap::<_, u64>::new();
-    for tensor in tensors.iter().filter(float) {
-        *dtypes.entry(dtype_name(tensor.dtype)).or_default() += tensor.elements() as u64;
+    let mut is_new = |source: &Source| match source {
+        Source::Plain(stored) => seen.insert((stored.bytes.as_ptr(), stored.bytes.len(), stored.elements())),
+        Source::Packed(_) | Source::Broken(_) => true,
+    };
+    let (mut dtypes, mut bytes, mut memory) = (BTreeMap::<_, u64>::new(), 0, 0);
+    for (name, source) in sources.iter().filter(|(_, source)| is_new(source)) {
+        bytes += source.bytes() as u64;
+        if source.is_float() {
+            *dtypes.entry(source.kind()).or_default() += source.elements() as u64;
+            // Vectors are loaded as f32.
+            let loaded = source.loaded_dtype(name, dtype.to_burn(), DType::F32);
+            memory += (source.elements() as u64).saturating_mul(loaded.size() as u64);
+        }
     }
     Ok(Some(Weights {
         file: checkpoint.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
         tensors: checkpoint.tensors().len(),
         parameters: dtypes.values().sum(),
         dtypes,
-        bytes: tensors.iter().map(|t| t.bytes.len() as u64).sum(),
-        memory: tensors.iter().filter(float).map(|t| loaded_bytes(t, dtype)).sum(),
+        bytes,
+        memory,
     }))
-}
-
-/// The size of a tensor once it is loaded: matrices keep the dtype of the file unless told otherwise, vectors are f32.
-fn loaded_bytes(tensor: &StoredTensor, dtype: Dtype) -> u64 {
-    let matrix = tensor.shape.len() == 2 && tensor.dtype != DType::F64;
-    let dtype = if matrix { dtype.to_burn().unwrap_or(tensor.dtype) } else { DType::F32 };
-    (tensor.elements() as u64).saturating_mul(dtype.size() as u64)
 }
 
 impl TokenizerInfo {
