@@ -1,11 +1,13 @@
 //! The gate, and the run on a GPU that stays outside of it.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::Args;
 
 use crate::{cache, cargo, codegen, run, tidy};
 
-/// Cheapest first; everything with one feature set, so that burn is compiled once.
+/// Cheapest first; everything with one feature set, so that burn is compiled once, but for the feature `mpi` at the end.
 pub fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     tidy::tidy()?;
@@ -21,6 +23,13 @@ pub fn ci() -> Result<()> {
     }
     if std::env::var_os("TX_STORIES").is_some() {
         run(cargo().args(["test", "--workspace", "--test", "stories", "--", "--ignored"]))?;
+    }
+    // Training on several processes has a feature of its own, which takes Open MPI and libclang to compile.
+    if Command::new("mpirun").arg("--version").output().is_ok() {
+        let mpi = ["--workspace", "--features", "tx-tests/mpi"];
+        run(cargo().arg("clippy").args(mpi).args(["--all-targets", "--", "-D", "warnings"]))?;
+        run(cargo().arg("build").args(mpi))?;
+        run(cargo().arg("test").args(mpi).args(["--test", "distributed"]))?;
     }
     Ok(())
 }

@@ -30,9 +30,12 @@ const EAGER: u32 = 2000;
 /// How long it sleeps then.
 const NAP: Duration = Duration::from_micros(50);
 
+/// An exchange with the other ranks, on the thread that talks to them.
+type Exchange = Box<dyn FnOnce(&SimpleCommunicator, &Line) + Send>;
+
 /// What the thread is to do.
 enum Job {
-    Exchange(Box<dyn FnOnce(&SimpleCommunicator, &Line) + Send>),
+    Exchange(Exchange),
     Finish(Sender<()>),
 }
 
