@@ -1,7 +1,7 @@
 //! `cargo xtask digits`: scikit-learn's handwritten digits as folders of pictures, one for each digit.
 //!
 //! The data are 1797 pictures of 8 by 8 pixels, a row of 64 numbers from 0 to 16 and the digit. Of each digit a fifth
-//! is for tests, by lot. People's pictures are larger, often dark on light, and not so well centred: the pictures to
+//! is for validation and a fifth for tests, by lot. People's pictures are larger, often dark on light, and not so well centred: the pictures to
 //! learn from get changed copies besides, and those for tests are changed once more in a folder of their own.
 
 use std::fs::{self, File};
@@ -26,10 +26,10 @@ const CHANGED_SIDE: usize = 32;
 const ENLARGED: usize = 16;
 /// The most bytes of the data, unpacked.
 const MAX_BYTES: u64 = 16 << 20;
-/// One picture of each so many is for tests.
-const TEST_PART: usize = 5;
+/// One picture of each so many is for validation, and one for tests.
+const HELD_OUT: usize = 5;
 
-/// Write the digits as folders of pictures: `train/3/…png`, `test/3/…png`, `changed/3/…png`.
+/// Write the digits as folders of pictures: `train/3/…png`, `validation/3/…png`, `test/3/…png`, `changed/3/…png`.
 #[derive(Args)]
 pub struct DigitsArgs {
     /// The data, `sklearn/datasets/data/digits.csv.gz` [default: the copy in models/digits/data]
@@ -62,7 +62,7 @@ pub fn digits(args: &DigitsArgs) -> Result<()> {
     let source = args.source.clone().unwrap_or_else(|| root().join("models/digits/data/digits.csv.gz"));
     let digits = read(&source).with_context(|| source.display().to_string())?;
     let mut random = Random::new(args.seed);
-    let (train, test) = parts(&digits, &mut random);
+    let Parts { train, validation, test } = Parts::new(&digits, &mut random);
     for digit in &train {
         plain(digit, 1)?.save_png(&place(&args.out, "train", digit, "")?)?;
         for copy in 1..=args.copies {
@@ -70,12 +70,20 @@ pub fn digits(args: &DigitsArgs) -> Result<()> {
             changed.save_png(&place(&args.out, "train", digit, &format!("-{copy}"))?)?;
         }
     }
+    for digit in &validation {
+        plain(digit, 1)?.save_png(&place(&args.out, "validation", digit, "")?)?;
+    }
     for digit in &test {
         plain(digit, 1)?.save_png(&place(&args.out, "test", digit, "")?)?;
         changed(digit, &mut random)?.save_png(&place(&args.out, "changed", digit, "")?)?;
     }
-    let (train_count, test_count) = (train.len() * (1 + args.copies), test.len());
-    println!("{}: {train_count} pictures to learn from, {test_count} for tests", args.out.display());
+    println!(
+        "{}: {} pictures to learn from, {} for validation, {} for tests",
+        args.out.display(),
+        train.len() * (1 + args.copies),
+        validation.len(),
+        test.len()
+    );
     if let Some(path) = &args.example {
         let first = test.iter().min_by_key(|digit| digit.line).context("no pictures for tests")?;
         plain(first, ENLARGED)?.save_png(path)?;
@@ -100,17 +108,28 @@ fn digit(row: &str, line: usize) -> Result<Digit> {
     Ok(Digit { line, label: usize::from(label[0]), ink })
 }
 
-/// Those to learn from and those for tests, of each digit the same part.
-fn parts<'a>(digits: &'a [Digit], random: &mut Random) -> (Vec<&'a Digit>, Vec<&'a Digit>) {
-    let (mut train, mut test): (Vec<&Digit>, Vec<&Digit>) = (Vec::new(), Vec::new());
-    for label in 0..10 {
-        let mut same: Vec<&Digit> = digits.iter().filter(|digit| digit.label == label).collect();
-        random.shuffle(&mut same);
-        let (first, rest) = same.split_at(same.len() / TEST_PART);
-        test.extend(first);
-        train.extend(rest);
+/// Who learns from which picture, and who does not.
+#[derive(Default)]
+struct Parts<'a> {
+    train: Vec<&'a Digit>,
+    validation: Vec<&'a Digit>,
+    test: Vec<&'a Digit>,
+}
+
+impl<'a> Parts<'a> {
+    /// Of each digit the same part.
+    fn new(digits: &'a [Digit], random: &mut Random) -> Self {
+        let mut parts = Self::default();
+        for label in 0..10 {
+            let mut same: Vec<&Digit> = digits.iter().filter(|digit| digit.label == label).collect();
+            random.shuffle(&mut same);
+            let count = same.len() / HELD_OUT;
+            parts.validation.extend(&same[..count]);
+            parts.test.extend(&same[count..2 * count]);
+            parts.train.extend(&same[2 * count..]);
+        }
+        parts
     }
-    (train, test)
 }
 
 /// The file of a picture, whose folder is made.
@@ -173,6 +192,8 @@ fn picture(side: usize, light: impl Fn(usize, usize) -> f64) -> Result<Image> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -199,15 +220,16 @@ mod tests {
     }
 
     #[test]
-    fn every_digit_has_a_fifth_for_tests() {
+    fn of_every_digit_a_fifth_is_in_either_part_that_nobody_learns_from() {
         let source = root().join("models/digits/data/digits.csv.gz");
         let digits = read(&source).unwrap();
         assert_eq!(digits.len(), 1797);
-        let (train, test) = parts(&digits, &mut Random::new(1));
-        assert_eq!(train.len() + test.len(), 1797);
+        let Parts { train, validation, test } = Parts::new(&digits, &mut Random::new(1));
+        let lines: BTreeSet<_> = [&train, &validation, &test].into_iter().flatten().map(|digit| digit.line).collect();
+        assert_eq!((train.len() + validation.len() + test.len(), lines.len()), (1797, 1797));
         for label in 0..10 {
             let count = |part: &[&Digit]| part.iter().filter(|digit| digit.label == label).count();
-            assert_eq!(count(&test), (count(&train) + count(&test)) / 5);
+            assert_eq!((count(&validation), count(&test)), (count(&test), (count(&train) + 2 * count(&test)) / 5));
         }
         assert_eq!(changed(test[0], &mut Random::new(1)).unwrap().width(), 32);
     }
