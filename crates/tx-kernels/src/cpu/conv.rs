@@ -10,6 +10,7 @@ use macerator::{Simd, WithSimd};
 use super::lanes::{self, PANEL, Strip};
 use super::product::{Out, parallel};
 use super::rows;
+use super::tile::Shape;
 use crate::Pointwise;
 
 /// The most steps of a panel at a time: with the rows they stay in the second-level cache.
@@ -60,18 +61,22 @@ impl Conv<'_> {
         if self.inputs == 1 && self.outputs == 1 {
             return parallel(self.batch * self.groups, |plane| self.plane(plane));
         }
-        let panels = self.pixels().div_ceil(PANEL);
+        let lanes = Shape::detect().lanes;
+        let vectors = self.pixels().div_ceil(lanes);
+        let panels = vectors.div_ceil(PANEL / lanes);
         let tasks = self.batch * self.groups * panels;
         // Few panels are shared by several tasks, each with some of the channels.
         let wanted = (4 * rayon::current_num_threads()).div_ceil(tasks.max(1));
         let parts = wanted.min(self.outputs / CHANNELS).max(1);
         parallel(tasks * parts, |task| {
             let (place, part) = (task / parts, task % parts);
+            // Panels of nearly one width: a last one of few pixels would take its time for nothing.
+            let border = |panel: usize| (panel * vectors / panels * lanes).min(self.pixels());
             let block = Block {
                 of: self,
                 image: place / panels / self.groups,
                 group: place / panels % self.groups,
-                panel: place % panels,
+                pixels: border(place % panels)..border(place % panels + 1),
                 channels: part * self.outputs / parts..(part + 1) * self.outputs / parts,
             };
             macerator::AutoArch::new().dispatch(block);
@@ -157,7 +162,7 @@ struct Block<'a> {
     of: &'a Conv<'a>,
     image: usize,
     group: usize,
-    panel: usize,
+    pixels: Range<usize>,
     channels: Range<usize>,
 }
 
@@ -166,17 +171,18 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Self { of, image, group, panel, ref channels } = self;
-        let first = panel * PANEL;
-        let count = PANEL.min(of.pixels() - first);
+        let Self { of, image, group, ref pixels, ref channels } = self;
+        let (first, count) = (pixels.start, pixels.len());
         let width = lanes::padded::<S>(count);
-        let steps = of.inputs * of.axes.kernel[0] * of.axes.kernel[1];
+        let sights = of.axes.sights(pixels.clone());
+        let elements = sights.len();
+        let steps = of.inputs * elements;
         let row = group * of.outputs + channels.start;
         let weight = &of.weight[row * steps..][..channels.len() * steps];
         let pack = |range: Range<usize>, packed: &mut [f32]| {
             for (step, to) in range.zip(packed.chunks_exact_mut(width)) {
-                self.gather(step, first, &mut to[..count]);
-                to[count..].fill(0.0);
+                let x = of.channel(image, group * of.inputs + step / elements);
+                sights[step % elements].gather(x, of.axes.stride[1], to);
             }
             Strip { start: packed.as_ptr(), stride: width }
         };
@@ -190,37 +196,67 @@ impl WithSimd for Block<'_> {
     }
 }
 
-impl Block<'_> {
-    /// What the pixels of the result from `first` on see through one element of the kernel, in one channel.
-    #[inline(always)]
-    fn gather(&self, step: usize, first: usize, to: &mut [f32]) {
-        let axes = &self.of.axes;
-        let elements = axes.kernel[0] * axes.kernel[1];
-        let (channel, element) = (step / elements, step % elements);
-        let (ky, kx) = (element / axes.kernel[1], element % axes.kernel[1]);
-        let x = self.of.channel(self.image, self.group * self.of.inputs + channel);
-        let (mut at, mut pixel) = (0, first);
-        while at < to.len() {
-            let (row, column) = (pixel / axes.output[1], pixel % axes.output[1]);
-            let length = (axes.output[1] - column).min(to.len() - at);
-            let segment = &mut to[at..at + length];
-            at += length;
+/// What some pixels of the result see through one element of the kernel, in whichever channel.
+#[derive(Default)]
+struct Sight {
+    segments: Vec<Segment>,
+    /// How many of them see a pixel of the input.
+    seeing: usize,
+}
+
+/// Pixels of the result, from `at` on, that see pixels of one row of the input, from `from` on.
+struct Segment {
+    at: usize,
+    from: usize,
+    length: usize,
+}
+
+impl Axes {
+    /// What some pixels of the result see through each element of the kernel.
+    fn sights(&self, pixels: Range<usize>) -> Vec<Sight> {
+        let elements = (0..self.kernel[0]).flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx)));
+        elements.map(|(ky, kx)| self.sight(pixels.clone(), ky, kx)).collect()
+    }
+
+    fn sight(&self, pixels: Range<usize>, ky: usize, kx: usize) -> Sight {
+        let mut sight = Sight::default();
+        let mut pixel = pixels.start;
+        while pixel < pixels.end {
+            let (row, column) = (pixel / self.output[1], pixel % self.output[1]);
+            let at = pixel - pixels.start;
+            let length = (self.output[1] - column).min(pixels.end - pixel);
             pixel += length;
-            let Some(y) = axes.source(0, row, ky) else {
-                segment.fill(0.0);
-                continue;
-            };
-            let (inside, start) = axes.inside(column..column + length, kx);
-            segment[..inside.start].fill(0.0);
-            segment[inside.end..].fill(0.0);
-            let segment = &mut segment[inside];
-            if segment.is_empty() {
+            let Some(y) = self.source(0, row, ky) else { continue };
+            let (inside, start) = self.inside(column..column + length, kx);
+            if inside.is_empty() {
                 continue;
             }
-            let from = &x[y * axes.input[1] + start..];
-            match axes.stride[1] {
-                1 => segment.copy_from_slice(&from[..segment.len()]),
-                stride => segment.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
+            let (at, from, length) = (at + inside.start, y * self.input[1] + start, inside.len());
+            sight.seeing += length;
+            match sight.segments.last_mut() {
+                // Without padding and steps, rows that follow each other are one.
+                Some(last) if self.stride[1] == 1 && last.at + last.length == at && last.from + last.length == from => {
+                    last.length += length;
+                }
+                _ => sight.segments.push(Segment { at, from, length }),
+            }
+        }
+        sight
+    }
+}
+
+impl Sight {
+    /// What is seen of a channel, and zeros where nothing is.
+    #[inline(always)]
+    fn gather(&self, x: &[f32], stride: usize, to: &mut [f32]) {
+        if self.seeing < to.len() {
+            to.fill(0.0);
+        }
+        for &Segment { at, from, length } in &self.segments {
+            let (to, from) = (&mut to[at..at + length], &x[from..]);
+            match stride {
+                1 => to.copy_from_slice(&from[..length]),
+                stride => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
             }
         }
     }

@@ -129,11 +129,12 @@ impl Tile {
             unsafe {
                 match vectors {
                     4 => self.vectors::<S, R, 4, NEW>(column, sums),
-                    2 | 3 => self.vectors::<S, R, 2, NEW>(column, sums),
+                    3 => self.vectors::<S, R, 3, NEW>(column, sums),
+                    2 => self.vectors::<S, R, 2, NEW>(column, sums),
                     _ => self.vectors::<S, R, 1, NEW>(column, sums),
                 }
             }
-            column += lanes * if vectors == 3 { 2 } else { vectors.max(1) };
+            column += lanes * vectors.max(1);
         }
     }
 
