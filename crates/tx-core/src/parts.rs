@@ -13,7 +13,7 @@ use crate::weights::StoredTensor;
 use crate::weights::load::LoadReport;
 
 /// Tokens of a part, with padding; a part has at least one row.
-const TOKENS: usize = 1024;
+const TOKENS: usize = 2048;
 
 /// The same with 8-bit weights, whose products wait for memory otherwise (measured with BERT-base: a tenth of the time).
 const TOKENS_QUANTIZED: usize = 256;

@@ -33,7 +33,7 @@ const FEW_ROWS: usize = 48;
 const FEW_PAIRS: usize = 12;
 
 /// As many columns for each row are fewer than turning the rows of `x` costs.
-const MANY_ROWS: usize = 2;
+const MANY_ROWS: usize = 4;
 
 /// Rows that use a turned block of a weight.
 const WIDE_ROWS: usize = 512;
