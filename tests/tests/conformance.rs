@@ -211,6 +211,7 @@ fn equivalences(folder: &Path) -> Result<()> {
     same_without_record(&subject, &outputs).context("with and without recording")?;
     reference_body(&subject, &outputs).context("default path and reference body")?;
     rows_alone(&subject, &outputs).context("a batch and its rows")?;
+    without_padding_id(&subject, &outputs).context("with and without an id for padding")?;
     stepwise(&subject).context("all at once and token by token with a cache")?;
     padded(&subject, &outputs, Side::Right).context("more padding on the right")?;
     padded(&subject, &outputs, Side::Left).context("more padding on the left")?;
@@ -249,6 +250,22 @@ fn rows_alone(subject: &Subject, outputs: &BTreeMap<String, Array>) -> Result<()
         }
     }
     Ok(())
+}
+
+/// A decoder that is not told which token is padding classifies a text by the last one that its mask shows.
+fn without_padding_id(subject: &Subject, outputs: &BTreeMap<String, Array>) -> Result<()> {
+    let mut config = subject.case.config.clone();
+    let model_type = config.model_type()?;
+    let decodes = CAUSAL_LM.iter().any(|entry| entry.model_type == model_type);
+    if !decodes || !subject.model.class.ends_with("ForSequenceClassification") {
+        return Ok(());
+    }
+    config.set("pad_token_id", -1);
+    let folder = subject.case.folder.clone();
+    let case = Case { config, folder, inputs: NamedTensors::new(), outputs: BTreeMap::new() };
+    let model = case.load(&subject.checkpoint, &options()?)?;
+    let found = run(&model, &subject.case.inputs, Record::none())?;
+    found.iter().try_for_each(|(name, found)| subject.compare(name, found, &outputs[name], EQUIVALENCE))
 }
 
 /// Row `row` of the first axis, or the last one.

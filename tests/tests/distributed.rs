@@ -54,13 +54,14 @@ fn trials() -> Vec<Trial> {
         _ => None,
     };
     #[expect(clippy::type_complexity, reason = "a table")]
-    let with_mpi: [(&str, fn() -> Result<()>); 6] = [
+    let with_mpi: [(&str, fn() -> Result<()>); 7] = [
         ("ranks_exchange_what_they_have", exchange),
         ("an_error_of_one_rank_ends_all", failing),
         ("a_killed_rank_ends_the_others", killed),
         ("others_that_are_not_killed_end_by_themselves", recovered),
         ("two_processes_learn_as_one_with_twice_the_batch", same_curve),
         ("a_run_goes_on_after_a_process_was_killed", resumed),
+        ("processes_with_other_arguments_or_data_do_not_begin", differing),
     ];
     let mut trials = vec![alone.with_ignored_flag(cfg!(feature = "mpi"))];
     for (name, run) in with_mpi {
@@ -378,6 +379,28 @@ fn resumed() -> Result<()> {
     let mut found = workshop.losses("killed", step + 1);
     found.drain(..found.len().saturating_sub(4));
     ensure_same(&found, &workshop.losses("alone", step + 1))
+}
+
+fn differing() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let rows = fs::read_to_string(workshop.run("rows.jsonl"))?;
+    let reversed: String = rows.lines().rev().map(|line| format!("{line}\n")).collect();
+    fs::write(workshop.run("other.jsonl"), reversed)?;
+    let recipe = workshop.recipe("one", 4, 3, "")?;
+    let text_of_one = fs::read_to_string(&recipe)?;
+    let program = tx_tests::tx()?;
+    for (from, to) in [("rows.jsonl", "other.jsonl"), ("weight_decay = 0.1", "weight_decay = 0.2")] {
+        let other = workshop.run("other.toml");
+        fs::write(&other, text_of_one.replace(from, to))?;
+        let mut command = mpirun(1, &[]);
+        command.arg(&program).arg("train").arg(&recipe).args([":", "-n", "1"]);
+        command.arg(&program).arg("train").arg(&other).env("HF_HUB_OFFLINE", "1");
+        let output = command.output()?;
+        let message = text(&output);
+        ensure!(!output.status.success() && message.contains("its arguments or data differ"), "{to}: {message}");
+        ensure!(workshop.losses("one", 0).is_empty(), "{to}: the run has begun");
+    }
+    Ok(())
 }
 
 /// The process of a rank that runs this recipe, as Linux lists it.

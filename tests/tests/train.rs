@@ -1,6 +1,11 @@
 //! `tx train` and `tx eval` as a user meets them: every task, what a run leaves behind, how it goes on, and what is
 //! refused.
 
+#[path = "train/adapters.rs"]
+mod adapters;
+#[path = "train/ends.rs"]
+mod ends;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,6 +55,24 @@ impl Workshop {
         let rows = (0..24).map(|row| json!({ "text": text(row), "label": feelings[row % 4] }));
         workshop.rows("train.jsonl", rows)?;
         workshop.rows("eval.jsonl", (0..9).map(|row| json!({ "text": text(row), "label": feelings[row % 4] })))?;
+        Ok(workshop)
+    }
+
+    /// A small ViT with a folder of pictures for each of two classes.
+    fn pictures() -> Result<Self> {
+        let workshop = Self::new("image-classification", &models().join("vit/image-classification"))?;
+        let config = workshop.json("model/config.json")?;
+        let side = config["image_size"].as_u64().context("image_size")?;
+        let processor =
+            json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": side, "width": side } });
+        fs::write(workshop.path("model/preprocessor_config.json"), processor.to_string())?;
+        for (class, grey) in [("dark", 40u8), ("light", 210)] {
+            let folder = workshop.path("train.jsonl").join(class);
+            fs::create_dir_all(&folder)?;
+            for number in 0..6u8 {
+                Image::new(5, 4, vec![grey + number; 60])?.save_png(&folder.join(format!("{number}.png")))?;
+            }
+        }
         Ok(workshop)
     }
 
@@ -147,6 +170,14 @@ fn run(mut command: Command) -> Result<Ran> {
     Ok(Ran { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) })
 }
 
+/// Whether all weights that a run saved are numbers.
+fn finite(path: &Path) -> Result<bool> {
+    let tensors = tx_core::weights::safetensors::read(path)?;
+    let number = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+    let numbers = |bytes: &[u8]| bytes.chunks_exact(4).all(|chunk| number(chunk).is_finite());
+    Ok(tensors.values().all(|tensor| numbers(&tensor.bytes)))
+}
+
 /// The losses that a run logged, without those of evaluations.
 fn losses(state: &Value) -> Vec<f64> {
     state["log_history"].as_array().into_iter().flatten().filter_map(|line| line["loss"].as_f64()).collect()
@@ -224,6 +255,13 @@ fn a_run_goes_on_only_as_it_has_begun() -> Result<()> {
         let line = workshop.fails("run", "", &training, &["--resume"])?;
         ensure!(line.contains("rng_state.json") && line.contains(&format!("`{key}`")), "{line}");
     }
+    // Other rows, as many as before.
+    let rows = fs::read_to_string(workshop.path("train.jsonl"))?;
+    fs::write(workshop.path("train.jsonl"), rows.replacen("anger", "fear", 1))?;
+    let line = workshop.fails("run", "", "max_steps = 4\nsave_steps = 1", &["--resume"])?;
+    ensure!(line.contains("rng_state.json") && line.contains("`data`"), "{line}");
+    fs::write(workshop.path("train.jsonl"), rows)?;
+    workshop.trains("run", "", "max_steps = 3\nsave_steps = 1", &["--resume"])?;
     fs::remove_dir_all(workshop.path("run"))?;
     let line = workshop.fails("run", "", "max_steps = 4", &["--resume"])?;
     ensure!(line.contains("complete checkpoint"), "{line}");
@@ -233,12 +271,34 @@ fn a_run_goes_on_only_as_it_has_begun() -> Result<()> {
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_and_the_checkpoints_stay() -> Result<()> {
     let workshop = Workshop::classifier()?;
-    let line = workshop.fails("run", "", "max_steps = 9\nsave_steps = 1", &["--learning-rate", "1e39"])?;
-    ensure!(line.starts_with("error: step ") && line.contains("train.jsonl: line "), "{line}");
+    // The first update of a warm-up changes nothing, and the next one breaks the weights.
+    let training = "max_steps = 9\nwarmup_steps = 2";
+    let once = format!("{training}\nsave_strategy = 'no'");
+    let line = workshop.fails("run", "", &once, &["--learning-rate", "1e39"])?;
+    ensure!(line.starts_with("error: step 3: ") && line.contains("train.jsonl: line "), "{line}");
     ensure!(line.contains("learning_rate") && line.contains("`bert."), "{line}");
-    ensure!(workshop.path("run/checkpoint-1/manifest.json").is_file(), "no checkpoint: {line}");
     let log = String::from_utf8(workshop.bytes("run/log.jsonl")?)?;
     ensure!(log.contains("\"NaN\"") || log.contains("Infinity"), "{log}");
+
+    // What is broken is not saved, and pushes no good checkpoint out.
+    let each = format!("{training}\nsave_steps = 1\nsave_total_limit = 1");
+    let line = workshop.fails("saved", "", &each, &["--learning-rate", "1e39"])?;
+    ensure!(line.starts_with("error: step 2: `") && line.contains("nothing of this step was saved"), "{line}");
+    ensure!(line.contains("lower `learning_rate`"), "{line}");
+    let mut kept = Vec::new();
+    for entry in fs::read_dir(workshop.path("saved"))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            ensure!(finite(&path.join("model.safetensors"))?, "{}", path.display());
+            kept.push(path.file_name().context("a name")?.to_owned());
+        }
+    }
+    ensure!(kept == ["checkpoint-1"], "{kept:?}");
+
+    // Nor is it what a run ends with.
+    let last = "max_steps = 2\nwarmup_steps = 2\nsave_strategy = 'no'";
+    let line = workshop.fails("last", "", last, &["--learning-rate", "1e39"])?;
+    ensure!(line.starts_with("error: step 2: `") && !workshop.path("last/model.safetensors").exists(), "{line}");
     Ok(())
 }
 
@@ -275,6 +335,13 @@ fn what_cannot_be_is_refused_with_what_could_be_meant() -> Result<()> {
     ensure!(line.contains("did you mean `learning_rate`?"), "{line}");
     let line = workshop.fails("run", "", "", &["--bf16"])?;
     ensure!(line.starts_with("error: device `cpu`: `bf16` needs a GPU"), "{line}");
+    let split = format!("{}\nvalidation_split_percentage = 5", workshop.eval());
+    let line = workshop.fails("run", &split, "", &[])?;
+    ensure!(line.contains("`data.validation_split_percentage`: given beside `eval`"), "{line}");
+    let line = workshop.fails("run", "date = '2024-01-01'", "", &[])?;
+    ensure!(line.contains("`data.date`: an unknown name"), "{line}");
+    let ran = workshop.train("run", "", "", &["--resume", "--resume-from-checkpoint", "run/checkpoint-1"])?;
+    ensure!(ran.code == Some(2) && ran.err.contains("--resume-from-checkpoint"), "{ran:?}");
     let line = workshop.fails("run", "max_length = 4096", "", &[])?;
     ensure!(line.contains("max_length: 4096, expected at most 96"), "{line}");
     let line = workshop.fails("run", "", "", &["--set", "freeze=[\"bert.embedings\"]"])?;
@@ -411,19 +478,7 @@ fn a_language_model_learns_texts_and_conversations() -> Result<()> {
 
 #[test]
 fn pictures_are_learned_from_folders() -> Result<()> {
-    let source = models().join("vit/image-classification");
-    let workshop = Workshop::new("image-classification", &source)?;
-    let config = workshop.json("model/config.json")?;
-    let side = config["image_size"].as_u64().context("image_size")?;
-    let processor = json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": side, "width": side } });
-    fs::write(workshop.path("model/preprocessor_config.json"), processor.to_string())?;
-    for (class, grey) in [("dark", 40u8), ("light", 210)] {
-        let folder = workshop.path("train.jsonl").join(class);
-        fs::create_dir_all(&folder)?;
-        for number in 0..6u8 {
-            Image::new(5, 4, vec![grey + number; 60])?.save_png(&folder.join(format!("{number}.png")))?;
-        }
-    }
+    let workshop = Workshop::pictures()?;
     let flags = ["--json", "--set", "ignore_mismatched_sizes=true"];
     let options = format!("eval = {:?}", workshop.path("train.jsonl"));
     let ran = workshop.train("run", &options, "max_steps = 3\nsave_strategy = 'no'", &flags)?;
@@ -431,27 +486,88 @@ fn pictures_are_learned_from_folders() -> Result<()> {
     ensure!(metrics["eval_accuracy"].is_number(), "{metrics}");
     ensure!(workshop.json("run/config.json")?["id2label"] == json!({ "0": "dark", "1": "light" }), "the labels");
     ensure!(workshop.path("run/preprocessor_config.json").is_file(), "preprocessor_config.json");
+
+    // A picture that cannot be read ends the run by its name, and what was learned before is not lost.
+    let spoilt = workshop.path("train.jsonl/light/0.png");
+    let picture = fs::read(&spoilt)?;
+    fs::write(&spoilt, "no picture")?;
+    let flags = ["--set", "ignore_mismatched_sizes=true", "--per-device-train-batch-size", "1"];
+    let training = "max_steps = 12\nsave_strategy = 'no'\ntrain_sampling_strategy = 'sequential'";
+    let line = workshop.fails("broken", "", training, &flags)?;
+    ensure!(line.contains("train.jsonl: row 7: ") && line.contains("0.png: "), "{line}");
+    ensure!(workshop.path("broken/checkpoint-6/manifest.json").is_file(), "no checkpoint: {line}");
+    let line = workshop.fails("broken", "", training, &[&flags[..], &["--resume"]].concat())?;
+    ensure!(line.contains("train.jsonl: row 7: "), "{line}");
+    fs::write(&spoilt, picture)?;
+    let ran = workshop.train("broken", "", training, &[&flags[..], &["--resume"]].concat())?;
+    ensure!(ran.code == Some(0), "{ran:?}");
     Ok(())
 }
 
-#[cfg(unix)]
 #[test]
-fn an_interrupted_run_saves_a_checkpoint_and_says_so() -> Result<()> {
-    let workshop = Workshop::classifier()?;
-    let training = "max_steps = 1000000\nsave_strategy = 'no'";
-    let mut command = workshop.command("run", "", training, &[])?;
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let begin = Instant::now();
-    let log = workshop.path("run/log.jsonl");
-    while fs::read_to_string(&log).unwrap_or_default().lines().count() < 3 && begin.elapsed() < PATIENCE {
-        thread::sleep(Duration::from_millis(10));
+fn a_decoder_classifies_short_texts_by_their_last_token() -> Result<()> {
+    let workshop = Workshop::new("text-classification", &models().join("stories"))?;
+    let mut config = workshop.json("model/config.json")?;
+    config["pad_token_id"] = Value::Null;
+    fs::write(workshop.path("model/config.json"), config.to_string())?;
+    let rows = |range: std::ops::Range<usize>| {
+        range.map(|row| json!({ "text": text(row), "label": (["joy", "fear"][row * row % 3 % 2]) }))
+    };
+    workshop.rows("train.jsonl", rows(0..12))?;
+    workshop.rows("eval.jsonl", rows(3..12))?;
+    let training = "max_steps = 3\nsave_strategy = 'no'\nper_device_eval_batch_size = 1";
+    let metrics = workshop.trains("run", &workshop.eval(), training, &[])?;
+    // What rows are filled with is known to Python then, too.
+    ensure!(workshop.json("run/config.json")?["pad_token_id"] == 1, "pad_token_id");
+    let alone = metrics["eval_loss"].as_f64().context("eval_loss")?;
+    let path = |name: &str| workshop.path(name).to_string_lossy().into_owned();
+    let (model, rows) = (path("run"), path("eval.jsonl"));
+    let args = ["eval", &model, "--task", "text-classification", "--data", &rows, "--json", "--batch-size", "9"];
+    for id in [json!(1), Value::Null, json!(-1)] {
+        let mut config = workshop.json("run/config.json")?;
+        config["pad_token_id"] = id.clone();
+        fs::write(workshop.path("run/config.json"), config.to_string())?;
+        let ran = run(program(&args))?;
+        let judged: Value = serde_json::from_str(&ran.out).with_context(|| format!("{ran:?}"))?;
+        let together = judged["eval_loss"].as_f64().context("eval_loss")?;
+        ensure!((alone - together).abs() < 1e-5, "padding {id}: alone {alone}, together {together}");
     }
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
-    let output = child.wait_with_output()?;
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(130) && message.contains("stopped after step"), "{output:?}");
-    let saved =
-        fs::read_dir(workshop.path("run"))?.flatten().filter(|entry| entry.path().join("manifest.json").is_file());
-    ensure!(saved.count() == 1, "no checkpoint: {message}");
+    Ok(())
+}
+
+#[test]
+fn an_encoder_of_sentences_may_have_a_folder_of_its_own() -> Result<()> {
+    let workshop = Workshop::new("sentence-embedding", &data("embed/mean"))?;
+    let encoder = workshop.path("model/0_Transformer");
+    fs::create_dir(&encoder)?;
+    let files = ["config.json", "model.safetensors", "sentence_bert_config.json", "tokenizer.json"];
+    for name in files.into_iter().chain(["tokenizer_config.json"]) {
+        fs::rename(workshop.path("model").join(name), encoder.join(name))?;
+    }
+    let mut modules = workshop.json("model/modules.json")?;
+    modules[0]["path"] = "0_Transformer".into();
+    fs::write(workshop.path("model/modules.json"), modules.to_string())?;
+    workshop.rows("train.jsonl", (0..12).map(|row| json!({ "anchor": text(row), "positive": text(row + 11) })))?;
+    workshop.trains("run", "", "max_steps = 2\nsave_steps = 1", &[])?;
+    workshop.trains("run", "", "max_steps = 3\nsave_steps = 1", &["--resume"])?;
+    let path = workshop.path("run").to_string_lossy().into_owned();
+    let ran = run(program(&["embed", "--model", &path, "a great day"]))?;
+    ensure!(ran.code == Some(0), "{ran:?}");
+    ensure!(workshop.bytes("run/0_Transformer/model.safetensors")? != fs::read(encoder.join("model.safetensors"))?);
+    Ok(())
+}
+
+#[test]
+fn limits_are_of_each_part() -> Result<()> {
+    let workshop = Workshop::classifier()?;
+    let feelings = ["anger", "joy", "fear", "surprise"];
+    workshop.rows("train.jsonl", (0..400).map(|row| json!({ "text": text(row), "label": feelings[row % 4] })))?;
+    let options = "validation_split_percentage = 50\nmax_train_samples = 12\nmax_eval_samples = 100";
+    let metrics = workshop.trains("run", options, "num_train_epochs = 1\nsave_steps = 1", &[])?;
+    ensure!(workshop.json("run/checkpoint-3/trainer_state.json")?["max_steps"] == 3, "not three batches of four rows");
+    // Speeds and times are rounded.
+    let (rate, seconds) = (metrics["eval_samples_per_second"].as_f64(), metrics["eval_runtime"].as_f64());
+    let rows = rate.context("a speed")? * seconds.context("a time")?;
+    ensure!((rows - 100.0).abs() < 5.0, "{metrics}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: checks, references, conversion and generated documents of `tx`.
 #![allow(clippy::print_stdout, reason = "the results of a program")]
 
+mod adapters;
 mod bench;
 mod ci;
 mod codegen;
@@ -40,7 +41,7 @@ enum Task {
     },
     /// Record reference cases with the pinned Python, which is installed on first use.
     Reference(reference::ReferenceArgs),
-    /// Save every case of some architectures with tx and load it with the pinned Python.
+    /// Save every case of some architectures with tx, or train adapters, and load them with the pinned Python.
     Roundtrip(reference::RoundtripArgs),
     /// Run the recorded cases on a GPU: compiles the backend, which takes a while.
     Gpu(ci::GpuArgs),

@@ -9,7 +9,7 @@ use tx_core::config::Config;
 use tx_core::registry::{LoadOptions, find_class};
 use tx_core::weights::synth::Recipe;
 
-use crate::{cache, root, run};
+use crate::{adapters, cache, root, run};
 
 /// Record reference cases.
 #[derive(Args)]
@@ -40,11 +40,18 @@ pub struct RoundtripArgs {
         "bert", "roberta", "albert", "deberta-v2", "modernbert", "vit", "detr", "wav2vec2", "whisper", "clip", "clap",
     ])]
     model_types: Vec<String>,
+    /// Train an adapter of each method with tx instead, and open it with Python's peft.
+    #[arg(long)]
+    adapters: bool,
 }
 
 pub fn roundtrip(args: &RoundtripArgs) -> Result<()> {
     let python = python()?;
     let out = tempfile::tempdir()?;
+    if args.adapters {
+        let script = root().join("xtask/reference/peft_adapters.py");
+        return run(Command::new(python).arg(script).arg("check").args(adapters::train(out.path())?));
+    }
     let mut command = Command::new(python);
     command.arg(root().join("xtask/reference/roundtrip.py"));
     for model_type in &args.model_types {

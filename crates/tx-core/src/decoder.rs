@@ -4,7 +4,7 @@
 //! [`ForCausalLm`], [`ForSequenceClassification`], [`ForTokenClassification`] and [`ForQuestionAnswering`].
 
 use burn::module::{Module, ModuleDisplay};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor};
 
 use crate::config::ModelConfig;
 use crate::nn::{Cache, CacheKind, Linear};
@@ -31,7 +31,7 @@ pub struct HeadConfig {
     pub tie_word_embeddings: bool,
     /// Labels of a classifier.
     pub num_labels: usize,
-    /// What a classifier takes for padding.
+    /// What a classifier takes for padding; what the mask hides if this is no token.
     pub pad_token_id: Option<i64>,
     /// Whether the language-modelling head has a bias.
     pub head_bias: bool,
@@ -180,8 +180,10 @@ impl<M: Decoder> Pretrained for ForSequenceClassification<M> {
     const IGNORED: &'static [&'static str] = M::IGNORED;
 
     fn init(config: &M::Config, _: &Parts, device: &Device) -> Self {
-        let HeadConfig { hidden_size, num_labels, pad_token_id, .. } = config.head();
+        let HeadConfig { hidden_size, vocab_size, num_labels, pad_token_id, .. } = config.head();
         let score = Linear::new(hidden_size, num_labels, false, device);
+        // Some configs have -1 for none.
+        let pad_token_id = pad_token_id.filter(|id| (0..vocab_size as i64).contains(id));
         Self { model: M::new(config, device), score, pad_token_id }
     }
 }
@@ -190,11 +192,20 @@ impl<M: Decoder> SequenceClassifier for ForSequenceClassification<M> {
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2> {
         let x = encode(&self.model, inputs, record);
         let [batch, seq, hidden] = x.dims();
-        let last: Tensor<2, Int> = match self.pad_token_id {
+        let is_token: Option<Tensor<2, Bool>> = match (self.pad_token_id, &inputs.attention_mask) {
+            (Some(pad), _) => Some(inputs.input_ids.clone().not_equal_elem(pad)),
+            // A mask begins with keys and values that came before the text, if there are any.
+            (None, Some(mask)) => {
+                let [_, keys] = mask.dims();
+                Some(mask.clone().narrow(1, keys - seq, seq).not_equal_elem(0i64))
+            }
+            (None, None) => None,
+        };
+        let last: Tensor<2, Int> = match is_token {
             // The rightmost one, whatever the side of the padding.
-            Some(pad) => {
+            Some(is_token) => {
                 let position = Tensor::arange(0..seq as i64, &x.device()).unsqueeze::<2>();
-                (inputs.input_ids.clone().not_equal_elem(pad).int() * position).max_dim(1)
+                (is_token.int() * position).max_dim(1)
             }
             None => Tensor::full([batch, 1], seq as i64 - 1, &x.device()),
         };

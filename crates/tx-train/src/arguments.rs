@@ -1,6 +1,7 @@
 //! What decides how a model is trained: HF's `TrainingArguments`.
 //!
-//! Reference: transformers 5.23.0, `training_args.py`. Names and defaults are HF's. The order of precedence is:
+//! Reference: transformers 5.23.0, `training_args.py`. Names and defaults are HF's, but for the default of
+//! `restore_callback_states_from_checkpoint`: a run that goes on is the one that was stopped. The order of precedence is:
 //! defaults, then a JSON or TOML file, then flags ([`TrainingArguments::load`]). A key that nobody knows is an error,
 //! and so are values that contradict each other, as they are in HF.
 
@@ -274,6 +275,8 @@ arguments! {
     greater_is_better: Option<bool> = None, ANY;
     /// Where the run begins.
     resume_from_checkpoint: Resume = Resume::No, ANY;
+    /// Callbacks, such as early stopping, go on with what the checkpoint kept of them.
+    restore_callback_states_from_checkpoint: bool = true, ANY;
 
     /// The run ends after so many evaluations in a row that are not better.
     early_stopping_patience: Option<usize> = None, SIZE;
@@ -288,6 +291,9 @@ arguments! {
     seed: u64 = 42, ANY;
     /// What the order of rows depends on; `seed` if `None`.
     data_seed: Option<u64> = None, ANY;
+
+    /// The seconds that a process waits for the others before it gives up.
+    ddp_timeout: u64 = 1800, SIZE;
 }
 
 impl TrainingArguments {

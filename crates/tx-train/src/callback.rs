@@ -8,6 +8,9 @@ use tx_core::{Error, Result};
 use crate::arguments::{IntervalStrategy, SaveStrategy, TrainingArguments};
 use crate::checkpoint::{Logs, Metrics, TrainerState};
 
+/// The name under which a checkpoint keeps the control.
+pub(crate) const CONTROL: &str = "TrainerControl";
+
 /// What the loop does next. Callbacks set it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TrainerControl {
@@ -88,8 +91,6 @@ macro_rules! events {
 }
 
 events! {
-    /// The trainer is made.
-    on_init_end() resets [];
     /// The first step is about to begin.
     on_train_begin() resets [should_training_stop];
     /// The last step is done.
@@ -110,13 +111,11 @@ events! {
     on_step_end() resets [];
     /// An evaluation is done.
     on_evaluate(metrics: &Metrics) resets [should_evaluate];
-    /// A prediction is done.
-    on_predict(metrics: &Metrics) resets [];
     /// A checkpoint is saved.
     on_save() resets [should_save];
     /// Something is logged.
     on_log(logs: &Logs) resets [should_log];
-    /// A batch of an evaluation or prediction is done.
+    /// A batch of an evaluation is done.
     on_prediction_step() resets [];
 }
 
@@ -169,7 +168,7 @@ impl CallbackHandler {
             "should_save": control.should_save,
             "should_training_stop": control.should_training_stop,
         });
-        states.insert("TrainerControl".to_owned(), json!({ "args": switches, "attributes": {} }));
+        states.insert(CONTROL.to_owned(), json!({ "args": switches, "attributes": {} }));
         states
     }
 
@@ -272,11 +271,16 @@ impl Callback for EarlyStoppingCallback {
         Ok(())
     }
 
-    fn on_train_begin(&mut self, context: Context<'_>, _control: &mut TrainerControl) -> Result<()> {
-        let arguments = context.arguments;
+    fn on_train_begin(&mut self, context: Context<'_>, control: &mut TrainerControl) -> Result<()> {
+        let Context { arguments, state } = context;
         if arguments.metric_for_best_model.is_none() || arguments.eval_strategy == IntervalStrategy::No {
             let expected = "a `metric_for_best_model` and an `eval_strategy` of steps or epoch";
             return Err(Error::input("EarlyStoppingCallback", "nothing that it could follow", expected));
+        }
+        // A run that goes on where it was stopped stays stopped, unless the patience is another one now.
+        match state.global_step {
+            0 => self.counter = 0,
+            _ => control.should_training_stop |= self.counter >= self.patience,
         }
         Ok(())
     }
@@ -397,6 +401,23 @@ mod tests {
         assert!(control.should_training_stop);
         let broken = Map::from_iter([("EarlyStoppingCallback".to_owned(), json!({}))]);
         assert!(resumed.restore(&broken).is_err());
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_early_stays_stopped() {
+        let stops = |patience: &str, global_step: u64| {
+            let arguments = stopping("2", "0");
+            let mut handler = CallbackHandler::new(&arguments);
+            assert_eq!(evaluations(&mut handler, &arguments, &[1.0, 2.0, 2.0]), Some(3));
+            let states = handler.states(&TrainerControl::default());
+            let arguments = stopping(patience, "0");
+            let mut resumed = CallbackHandler::new(&arguments);
+            resumed.restore(&states).unwrap();
+            let (state, mut control) = (TrainerState { global_step, ..Default::default() }, TrainerControl::default());
+            resumed.on_train_begin(Context { arguments: &arguments, state: &state }, &mut control).unwrap();
+            control.should_training_stop
+        };
+        assert!(stops("2", 3) && !stops("3", 3) && !stops("2", 0));
     }
 
     #[test]

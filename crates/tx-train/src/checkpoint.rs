@@ -34,6 +34,7 @@ use tx_core::{Error, Result};
 use crate::arguments::{Resume, TrainingArguments};
 use disk::{Disk, FileSystem};
 use manifest::{Depth, MANIFEST, Manifest, contents};
+pub(crate) use state::metric;
 pub use state::{Logs, Metrics, TrainerState};
 
 /// The state of the run.
@@ -273,7 +274,8 @@ impl Checkpoints {
     /// Opens the checkpoint that a run goes on from; `None` if it begins anew.
     ///
     /// Every byte is compared with the manifest. Of the checkpoints in the folder the newest good one is taken; those
-    /// that are incomplete or damaged are left as they are and named in a warning and in [`Saved::skipped`].
+    /// that are incomplete or damaged, or hold the model alone, are left as they are and named in a warning and in
+    /// [`Saved::skipped`].
     ///
     /// # Errors
     /// [`Error::MissingFile`] if there is no good one; [`Error::Malformed`] if the one that was named is not good, and
@@ -285,7 +287,7 @@ impl Checkpoints {
             Resume::Latest => {
                 let mut skipped = Vec::new();
                 for (_, path) in self.named(PREFIX)?.into_iter().rev() {
-                    match Manifest::check(&path, Depth::Digest) {
+                    match Manifest::check(&path, Depth::Digest).and_then(resumable) {
                         Ok(manifest) => return Saved::open(&path, manifest, skipped).map(Some),
                         Err(reason) => {
                             tracing::warn!("{}: not used: {reason}", path.display());
@@ -382,18 +384,11 @@ impl Saved {
     /// # Errors
     /// [`Error::Malformed`] if it is incomplete or damaged, and for one that no run can go on from.
     pub fn from_folder(path: &Path) -> Result<Self> {
-        let manifest = Manifest::check(path, Depth::Digest).map_err(|reason| Error::malformed(path, reason))?;
-        Self::open(path, manifest, Vec::new())
+        let manifest = Manifest::check(path, Depth::Digest).and_then(resumable);
+        Self::open(path, manifest.map_err(|reason| Error::malformed(path, reason))?, Vec::new())
     }
 
     fn open(path: &Path, manifest: Manifest, skipped: Vec<Skipped>) -> Result<Self> {
-        for name in [TRAINER_STATE, OPTIMIZER, SCHEDULER, RNG_STATE] {
-            if !manifest.has(name) {
-                let reason =
-                    format_args!("no `{name}`: it was saved with `save_only_model`, and no run can go on from it");
-                return Err(Error::malformed(path, reason));
-            }
-        }
         let state_path = path.join(TRAINER_STATE);
         let state = TrainerState::from_file(&state_path)?;
         if state.global_step != manifest.step {
@@ -439,6 +434,14 @@ impl Saved {
         let path = self.path.join(name);
         let value = read_json(&path)?;
         Ok((path, value))
+    }
+}
+
+/// The manifest of a checkpoint that a run can go on from; of others the error says why not.
+fn resumable(manifest: Manifest) -> Result<Manifest, String> {
+    match [TRAINER_STATE, OPTIMIZER, SCHEDULER, RNG_STATE].into_iter().find(|name| !manifest.has(name)) {
+        None => Ok(manifest),
+        Some(name) => Err(format!("no `{name}`: it was saved with `save_only_model`, and no run can go on from it")),
     }
 }
 

@@ -85,9 +85,17 @@ pub struct CollatorOptions {
     pub pad_to_multiple_of: Option<usize>,
     /// Pads every batch to so many tokens; to its longest text if `None`.
     pub max_length: Option<usize>,
+    /// The token that fills rows; that of the tokenizer if `None`.
+    pub pad_token_id: Option<u32>,
     /// The side of the padding; `None` is the one that the model wants. What learns the next token is padded right: its
     /// positions count from the left.
     pub padding_side: Option<Side>,
+}
+
+/// The token that a tokenizer fills rows with: the one for padding, or else the end of text.
+pub fn padding_token(tokenizer: &Tokenizer) -> Option<u32> {
+    let special = tokenizer.special();
+    special.pad.as_ref().or(special.eos.as_ref()).map(|token| token.id)
 }
 
 /// Makes batches of examples.
@@ -110,9 +118,8 @@ impl Collator {
         if options.pad_to_multiple_of == Some(0) {
             return Err(Error::input("pad_to_multiple_of", 0, "a positive number"));
         }
-        let special = tokenizer.special();
         Ok(Self {
-            pad: special.pad.as_ref().or(special.eos.as_ref()).map(|token| token.id),
+            pad: options.pad_token_id.or_else(|| padding_token(tokenizer)),
             side: options.padding_side.unwrap_or(tokenizer.padding_side()),
             has_token_type_ids: tokenizer.has_token_type_ids(),
             options,

@@ -6,6 +6,7 @@
 //! [`crate::collate`] makes the arguments of a forward pass of them.
 //!
 //! Whatever is wrong with a row is found while it is prepared, before the first step, and named by file, line and column.
+//! Pictures alone are read when they are needed: one that is broken ends the run where it is, with a checkpoint.
 //!
 //! | file | holds |
 //! |---|---|

@@ -17,7 +17,8 @@
 //!
 //! Gradients are added, not averaged: every rank divides the sum of its losses by the number of targets of all ranks,
 //! as HF does with `average_tokens_across_devices`. So two ranks with a batch of four do what one process does with a
-//! batch of eight, but for the order in which numbers are added.
+//! batch of eight, but for the order in which numbers are added. Sentence embeddings without scores are the exception:
+//! the texts that one is told apart from are those of its own rank's batch.
 //!
 //! # What goes on at the same time
 //!
@@ -49,6 +50,7 @@ pub(crate) mod threads;
 mod watch;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -64,6 +66,8 @@ use crate::parameters::Parameters;
 
 /// What to do after a rank failed.
 const REMEDY: &str = "go on from the last checkpoint with `resume_from_checkpoint`";
+/// What the name of the file begins with by which ranks see that they share a folder.
+const SHARED: &str = ".tx-shared-";
 /// The variables in which launchers say how many processes they started: Open MPI, MPICH and its like, Slurm.
 const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
@@ -230,6 +234,26 @@ pub fn check_same(ranks: &dyn Communicator, what: &str, digest: &[u8]) -> Result
             Err(Error::distributed(Some(rank), reason, "give all ranks the same files and arguments"))
         }
     }
+}
+
+/// Makes sure that all ranks see what rank 0 writes into a folder, which all of them will read.
+///
+/// # Errors
+/// [`Error::Io`] if rank 0 cannot write; [`Error::Input`] on a rank that does not see it, and [`Error::Distributed`] on
+/// the others.
+pub fn check_shared(ranks: &dyn Communicator, folder: &Path) -> Result<()> {
+    let written = ranks.is_main().then(|| tempfile::Builder::new().prefix(SHARED).tempfile_in(folder)).transpose();
+    // It is removed at the end, after all have looked.
+    let written = agree(ranks, written.map_err(Error::io(folder)))?;
+    let name =
+        written.as_ref().and_then(|file| file.path().file_name()).map(|name| name.to_string_lossy().into_owned());
+    let name = ranks.broadcast(0, name.unwrap_or_default().into_bytes())?;
+    let seen = folder.join(String::from_utf8_lossy(&name).as_ref()).is_file();
+    let other = || {
+        let found = format_args!("`{}`, which is not the folder of rank 0", folder.display());
+        Error::input("output_dir", found, "a folder on a disk that all ranks share, for `load_best_model_at_end`")
+    };
+    agree(ranks, seen.then_some(()).ok_or_else(other))
 }
 
 /// A digest of all parameters: their names, shapes, dtypes and values, of quantized ones without the values.

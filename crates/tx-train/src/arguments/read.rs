@@ -19,8 +19,6 @@ const ALIAS: (&str, &str) = ("gradient_checkpointing", "activation_checkpointing
 
 /// HF's arguments that tell Python how to use its machine or its libraries. They change no number: any value will do.
 const WITHOUT_EFFECT: &[&str] = &[
-    "accelerator_config",
-    "average_tokens_across_devices",
     "dataloader_in_order",
     "dataloader_multiprocessing_context",
     "dataloader_num_workers",
@@ -32,7 +30,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "ddp_bucket_cap_mb",
     "ddp_find_unused_parameters",
     "ddp_static_graph",
-    "ddp_timeout",
     "do_eval",
     "do_predict",
     "do_train",
@@ -54,21 +51,24 @@ const WITHOUT_EFFECT: &[&str] = &[
     "logging_nan_inf_filter",
     "project",
     "remove_unused_columns",
-    "restore_callback_states_from_checkpoint",
     "run_name",
-    "save_on_each_node",
     "skip_memory_metrics",
     "torch_empty_cache_steps",
     "trackio_bucket_id",
     "trackio_space_id",
     "trackio_static_space_id",
-    "use_cpu",
 ];
 
-/// HF's other arguments, and the values of each that mean "no", which is what there is here.
+/// What HF writes for an `accelerator_config` of which nothing was said.
+const ACCELERATOR: &str = r#"{"split_batches": false, "dispatch_batches": null, "even_batches": true,
+    "use_seedable_sampler": true, "non_blocking": false, "gradient_accumulation_kwargs": null}"#;
+
+/// HF's other arguments, and the values of each that say what is done here anyway, most of them "no".
 const UNUSED: &[(&str, &[&str])] = &[
+    ("accelerator_config", &["null", "{}", ACCELERATOR]),
     ("activation_checkpointing_kwargs", &["null", "{}"]),
     ("auto_find_batch_size", &["false"]),
+    ("average_tokens_across_devices", &["true"]),
     ("batch_eval_metrics", &["false"]),
     ("bf16_full_eval", &["false"]),
     ("debug", &["\"\"", "[]"]),
@@ -79,7 +79,7 @@ const UNUSED: &[(&str, &[&str])] = &[
     ("gradient_checkpointing_kwargs", &["null", "{}"]),
     ("ignore_data_skip", &["false"]),
     ("include_for_metrics", &["[]"]),
-    ("include_num_input_tokens_seen", &["\"no\"", "false"]),
+    ("include_num_input_tokens_seen", &["\"non_padding\"", "\"no\"", "false"]),
     ("label_names", &["null"]),
     ("length_column_name", &["\"length\""]),
     ("liger_kernel_config", &["null"]),
@@ -89,11 +89,13 @@ const UNUSED: &[(&str, &[&str])] = &[
     ("parallelism_config", &["null"]),
     ("prediction_loss_only", &["false"]),
     ("push_to_hub", &["false"]),
+    ("save_on_each_node", &["false"]),
     ("tf32", &["null", "false"]),
     ("torch_compile", &["false"]),
     ("torch_compile_backend", &["null"]),
     ("torch_compile_mode", &["null"]),
     ("use_cache", &["false"]),
+    ("use_cpu", &["false"]),
     ("use_liger_kernel", &["false"]),
 ];
 
@@ -195,7 +197,8 @@ fn unread(key: &str, value: &Value) -> Result<(), Problem> {
     if let Some((_, neutral)) = UNUSED.iter().find(|(name, _)| *name == key) {
         // The text of a flag is no JSON yet.
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_lowercase);
-        if neutral.iter().any(|allowed| *allowed == text || allowed.trim_matches('"') == text) {
+        let json = |allowed: &str| serde_json::from_str::<Value>(allowed).is_ok_and(|allowed| allowed == *value);
+        if neutral.iter().any(|allowed| *allowed == text || allowed.trim_matches('"') == text || json(allowed)) {
             return Ok(());
         }
         return Err(Problem::new(key, found(value), format_args!("{}: nothing else is supported", neutral[0])));
@@ -211,8 +214,7 @@ fn unread(key: &str, value: &Value) -> Result<(), Problem> {
     Err(Problem::new(key, "an unknown name", expected))
 }
 
-/// The keys of a file, in its order.
-/// The keys of a JSON or TOML file.
+/// The keys of a JSON or TOML file, in its order.
 pub(crate) fn read_keys(path: &Path) -> Result<Map<String, Value>> {
     let toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     let value = if toml { read_toml(path)? } else { read_json(path)? };
@@ -349,7 +351,10 @@ mod tests {
     #[test]
     fn the_other_arguments_of_hf_pass_where_they_change_nothing() {
         let text = r#"{"dataloader_num_workers": 4, "deepspeed": null, "torch_compile": false, "debug": [],
-            "include_num_input_tokens_seen": "no", "ddp_timeout": 1800, "hub_strategy": "every_save"}"#;
+            "include_num_input_tokens_seen": "non_padding", "hub_strategy": "every_save", "use_cpu": false,
+            "average_tokens_across_devices": true, "accelerator_config": {"non_blocking": false, "split_batches": false,
+            "dispatch_batches": null, "even_batches": true, "use_seedable_sampler": true,
+            "gradient_accumulation_kwargs": null}}"#;
         let (_folder, path) = file("args.json", text);
         assert_eq!(TrainingArguments::from_file(&path).unwrap(), TrainingArguments::default());
         assert_eq!(
@@ -357,6 +362,19 @@ mod tests {
             "`torch_compile`: true, expected false: nothing else is supported"
         );
         assert!(message(r#"{"deepspeed": {"stage": 3}}"#).starts_with("`deepspeed`: a map, expected null"));
+        for text in [
+            r#"{"accelerator_config": {"split_batches": true}}"#,
+            r#"{"average_tokens_across_devices": false}"#,
+            r#"{"include_num_input_tokens_seen": "all"}"#,
+            r#"{"save_on_each_node": true}"#,
+            r#"{"use_cpu": true}"#,
+        ] {
+            assert!(message(text).ends_with("nothing else is supported"), "{text}");
+        }
+        let own = [("ddp_timeout", "60"), ("restore_callback_states_from_checkpoint", "false")];
+        let own = TrainingArguments::load(None, own).unwrap();
+        assert_eq!((own.ddp_timeout, own.restore_callback_states_from_checkpoint), (60, false));
+        assert!(TrainingArguments::load(None, [("ddp_timeout", "0")]).is_err());
         assert!(TrainingArguments::load(None, [("push_to_hub", "False")]).is_ok());
     }
 

@@ -137,10 +137,7 @@ impl TrainerState {
     /// [`Error::Input`] if the evaluation lacks `metric_for_best_model`.
     pub fn update_best(&mut self, arguments: &TrainingArguments, metrics: &Metrics) -> Result<bool> {
         let Some(key) = arguments.best_metric_key() else { return Ok(false) };
-        let metric = *metrics.get(&key).ok_or_else(|| {
-            let names: Vec<&str> = metrics.keys().map(String::as_str).collect();
-            Error::input("metric_for_best_model", format_args!("`{key}`"), format_args!("one of {}", names.join(", ")))
-        })?;
+        let metric = metric(metrics, &key)?;
         let greater = arguments.greater_is_better.unwrap_or(false);
         let best = self.best_metric.unwrap_or(if greater { f64::NEG_INFINITY } else { f64::INFINITY });
         let better = if greater { metric > best } else { metric < best };
@@ -162,6 +159,17 @@ impl TrainerState {
     pub fn best_checkpoint(&self, output_dir: &Path) -> Option<PathBuf> {
         self.best_checkpoint_step().map(|step| output_dir.join(folder_name(step)))
     }
+}
+
+/// The metric that decides something, which an evaluation must have.
+///
+/// # Errors
+/// [`Error::Input`] if it has not.
+pub(crate) fn metric(metrics: &Metrics, key: &str) -> Result<f64> {
+    metrics.get(key).copied().ok_or_else(|| {
+        let names: Vec<&str> = metrics.keys().map(String::as_str).collect();
+        Error::input("metric_for_best_model", format_args!("`{key}`"), format_args!("one of {}", names.join(", ")))
+    })
 }
 
 #[cfg(test)]

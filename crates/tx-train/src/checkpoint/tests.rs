@@ -360,6 +360,16 @@ fn a_model_alone_is_no_run_to_go_on_from() {
     checkpoints.save(&TrainingArguments::default(), &mut state, None, |_| Ok(())).unwrap();
     let error = checkpoints.resume(&Resume::Latest).unwrap_err().to_string();
     assert!(error.contains("`save_only_model`"), "{error}");
+    // One before it that has everything is taken.
+    save(&checkpoints, 2, 20, None, None).unwrap();
+    state.global_step = 3;
+    checkpoints.save(&TrainingArguments::default(), &mut state, None, |_| Ok(())).unwrap();
+    let saved = latest(&checkpoints);
+    assert_eq!(read(&saved), (2, 20));
+    let [skipped] = saved.skipped.as_slice() else { panic!("{:?}", saved.skipped) };
+    assert!(skipped.path.ends_with("checkpoint-3") && skipped.reason.contains("`save_only_model`"), "{skipped:?}");
+    let error = checkpoints.resume(&Resume::Folder(skipped.path.clone())).unwrap_err().to_string();
+    assert!(error.contains("checkpoint-3") && error.contains("`save_only_model`"), "{error}");
 }
 
 #[test]

@@ -173,6 +173,9 @@ mod tests {
         assert_eq!(texts.input_ids.values.last(), Some(&pad));
         assert_eq!(texts.attention_mask.unwrap().values.last(), Some(&0));
         assert!(texts.token_type_ids.unwrap().values.iter().all(|&id| id == 0));
+        let other = CollatorOptions { pad_token_id: Some(7), ..CollatorOptions::default() };
+        let texts = Collator::new(&tokenizer, other).unwrap().collate(rows.to_vec(), 0).unwrap().texts.remove(0);
+        assert_eq!(texts.input_ids.values.last(), Some(&7));
         let zero = CollatorOptions { pad_to_multiple_of: Some(0), ..CollatorOptions::default() };
         assert!(Collator::new(&tokenizer, zero).is_err());
     }

@@ -68,7 +68,7 @@ pub struct DatasetOptions {
     pub delimiter: Option<char>,
     /// The key of the list of rows in a JSON file that is an object; `data` if `None`.
     pub field: Option<String>,
-    /// Only so many rows are read, the first ones.
+    /// Only so many rows are read: the first ones, and of a folder of images some of all classes.
     pub max_samples: Option<u64>,
 }
 
@@ -124,6 +124,8 @@ pub struct Dataset {
     options: DatasetOptions,
     /// Bytes of all files; 0 for folders of images.
     size: u64,
+    /// What the order of a folder of images depends on; class by class if `None`.
+    shuffle: Option<u64>,
 }
 
 impl Dataset {
@@ -163,7 +165,7 @@ impl Dataset {
             None => common_format(given, &files)?,
         };
         let files = files.into_iter().map(Arc::from).collect();
-        Ok(Self { format, files, options: options.clone(), size })
+        Ok(Self { format, files, options: options.clone(), size, shuffle: None })
     }
 
     /// A folder of images.
@@ -172,7 +174,16 @@ impl Dataset {
             let reason = "no files of rows (.jsonl, .json, .csv, .tsv, .parquet, .txt) and no sub-folders with images";
             return Err(Error::malformed(folder, reason));
         }
-        Ok(Self { format: Format::ImageFolder, files: vec![folder.into()], options: options.clone(), size: 0 })
+        let shuffle = options.max_samples.map(|_| 0);
+        let options = options.clone();
+        Ok(Self { format: Format::ImageFolder, files: vec![folder.into()], options, size: 0, shuffle })
+    }
+
+    /// The same with the images of a folder in a mixed order, so that the first ones are of all classes. Other formats
+    /// stay in their order.
+    #[must_use]
+    pub fn shuffled(self, seed: u64) -> Self {
+        Self { shuffle: Some(seed), ..self }
     }
 
     /// The format.
@@ -225,7 +236,7 @@ impl Dataset {
             }
             Format::Parquet => Box::new(ParquetReader::open(path, columns)?),
             Format::Text => Box::new(TextReader::open(path, options.sample_by, options.keep_linebreaks)?),
-            Format::ImageFolder => Box::new(ImageReader::open(path)?),
+            Format::ImageFolder => Box::new(ImageReader::open(path, self.shuffle)?),
         })
     }
 }

@@ -8,11 +8,14 @@ use serde_json::{Map, Value};
 use tx_core::error::{Error, Result};
 
 use super::dataset::RowReader;
+use super::random::{Permutation, Random};
 use super::row::{Origin, Place, Row};
 
 /// The extensions of images.
 const EXTENSIONS: [&str; 12] = ["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
-/// The most sub-folders, and the most images of one.
+/// The stream of random numbers that is for the order of images.
+const STREAM: u64 = 0x696d_6167_6573;
+/// The most sub-folders, and the most images of one, or of all where they are mixed.
 const MAX_CLASSES: usize = 100_000;
 const MAX_IMAGES: usize = 10_000_000;
 
@@ -70,38 +73,67 @@ fn images(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// The images of a folder, class by class: rows of `image`, a path, and `label`, the name of the class.
+/// The images of a folder, class by class or mixed: rows of `image`, a path, and `label`, the name of the class.
 #[derive(Debug)]
 pub(super) struct ImageReader {
     root: Arc<Path>,
-    classes: std::vec::IntoIter<String>,
-    class: String,
-    images: std::vec::IntoIter<PathBuf>,
-    /// How many images were read.
-    read: u64,
+    classes: Vec<String>,
+    /// How many classes, and how many of their images, were found.
+    found: (usize, u64),
+    images: std::vec::IntoIter<Found>,
+}
+
+/// An image.
+#[derive(Debug)]
+struct Found {
+    /// Its number, from 1, class by class.
+    row: u64,
+    class: usize,
+    path: PathBuf,
 }
 
 impl ImageReader {
-    pub fn open(root: &Arc<Path>) -> Result<Self> {
-        let classes = classes(root)?.into_iter();
-        Ok(Self { root: root.clone(), classes, class: String::new(), images: Vec::new().into_iter(), read: 0 })
+    /// The images of a folder; mixed in an order that the seed chooses, if there is one.
+    pub fn open(root: &Arc<Path>, shuffle: Option<u64>) -> Result<Self> {
+        let (classes, images) = (classes(root)?, Vec::new().into_iter());
+        let mut reader = Self { root: root.clone(), classes, found: (0, 0), images };
+        if let Some(seed) = shuffle {
+            let mut all = Vec::new();
+            while let Some(images) = reader.class()? {
+                all.extend(images);
+                if all.len() > MAX_IMAGES {
+                    return Err(Error::malformed(root, format_args!("more than {MAX_IMAGES} images")));
+                }
+            }
+            let order = Permutation::new(all.len() as u64, &mut Random::new(&[STREAM, seed]));
+            all.sort_unstable_by_key(|image| order.place(image.row - 1));
+            reader.images = all.into_iter();
+        }
+        Ok(reader)
+    }
+
+    /// The images of the next class.
+    fn class(&mut self) -> Result<Option<Vec<Found>>> {
+        let (class, before) = self.found;
+        let Some(name) = self.classes.get(class) else { return Ok(None) };
+        let images = images(&self.root.join(name))?;
+        self.found = (class + 1, before + images.len() as u64);
+        Ok(Some((before + 1..).zip(images).map(|(row, path)| Found { row, class, path }).collect()))
     }
 }
 
 impl RowReader for ImageReader {
     fn next(&mut self) -> Result<Option<Row>> {
         loop {
-            if let Some(path) = self.images.next() {
-                let values = [(IMAGE, text(&path)?), (LABEL, self.class.as_str())];
+            if let Some(Found { row, class, path }) = self.images.next() {
+                let values = [(IMAGE, text(&path)?), (LABEL, self.classes[class].as_str())];
                 let values = values.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value)));
                 let values: Map<String, Value> = values.collect();
-                self.read += 1;
-                let place = Place { row: self.read, line: 0 };
+                let place = Place { row, line: 0 };
                 return Ok(Some(Row::new(Origin { file: self.root.clone(), place }, values)));
             }
-            let Some(class) = self.classes.next() else { return Ok(None) };
-            self.images = images(&self.root.join(&class))?.into_iter();
-            self.class = class;
+            let Some(images) = self.class()? else { return Ok(None) };
+            self.images = images.into_iter();
         }
     }
 

@@ -13,11 +13,31 @@ use super::row::{Row, names};
 const MAX_CLASSES: usize = 100_000;
 
 /// The classes that rows belong to, in the order of the model's outputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ClassLabels {
     names: Vec<String>,
     ids: HashMap<String, usize>,
+    naming: Naming,
 }
+
+/// Where the names are from.
+#[derive(Debug, Clone, Copy)]
+enum Naming {
+    /// Somebody gave them.
+    Given,
+    /// There are numbers only, up to the largest that was found.
+    Numbers,
+    /// There are places in a list, one for each class.
+    Places,
+}
+
+impl PartialEq for ClassLabels {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
+impl Eq for ClassLabels {}
 
 impl ClassLabels {
     /// Classes by name.
@@ -34,7 +54,7 @@ impl ClassLabels {
                 return Err(Error::input("labels", format_args!("`{name}` twice"), "different names"));
             }
         }
-        Ok(Self { names, ids })
+        Ok(Self { names, ids, naming: Naming::Given })
     }
 
     /// Classes that have numbers only; their names are those that HF gives them, `LABEL_0` and so on.
@@ -42,7 +62,17 @@ impl ClassLabels {
     /// # Errors
     /// [`Error::Input`] if there are none, or too many.
     pub fn numbered(count: usize) -> Result<Self> {
-        Self::new((0..count.min(MAX_CLASSES + 1)).map(|id| format!("LABEL_{id}")).collect())
+        let names = (0..count.min(MAX_CLASSES + 1)).map(|id| format!("LABEL_{id}")).collect();
+        Ok(Self { naming: Naming::Numbers, ..Self::new(names)? })
+    }
+
+    /// Whether these are classes without names, of a model that has so many.
+    pub fn are_some_of(&self, count: usize) -> bool {
+        match self.naming {
+            Naming::Given => false,
+            Naming::Numbers => self.count() <= count,
+            Naming::Places => self.count() == count,
+        }
     }
 
     /// The names, in the order of the model's outputs.
@@ -108,6 +138,7 @@ impl Targets {
         let mut found = Found::default();
         let mut lists: Option<bool> = None;
         let mut width: Option<usize> = None;
+        let mut repeated: Option<Error> = None;
         for row in dataset.rows(&Columns::new(&[column], &[])) {
             let row = row?;
             let value = row.get(column)?;
@@ -119,6 +150,11 @@ impl Targets {
                 None => found.add(&row, column, value)?,
                 Some(items) => {
                     items.iter().try_for_each(|item| found.add(&row, column, item))?;
+                    let mut classes = BTreeSet::new();
+                    if items.iter().filter_map(|item| row.to_integer(item)).any(|class| !classes.insert(class)) {
+                        // Where others have fractions, it is one of several numbers.
+                        repeated.get_or_insert_with(|| twice(&row, column));
+                    }
                     if found.real && *width.get_or_insert(items.len()) != items.len() {
                         let reason =
                             format_args!("{} numbers, where another row has {}", items.len(), width.unwrap_or(0));
@@ -127,12 +163,18 @@ impl Targets {
                 }
             }
         }
+        if let Some(error) = repeated.filter(|_| !found.real) {
+            return Err(error);
+        }
         match (lists == Some(true), found.real) {
             (false, false) => found.classes(dataset, column).map(Self::Classes),
             (false, true) => Ok(Self::Regression(1)),
             (true, false) => found.classes(dataset, column).map(Self::MultiLabel),
             // Zeros and ones say for each class whether it holds.
-            (true, true) if !found.other => ClassLabels::numbered(width.unwrap_or(0)).map(Self::MultiLabel),
+            (true, true) if !found.other => {
+                let classes = ClassLabels::numbered(width.unwrap_or(0))?;
+                Ok(Self::MultiLabel(ClassLabels { naming: Naming::Places, ..classes }))
+            }
             (true, true) => Ok(Self::Regression(width.unwrap_or(1))),
         }
     }
@@ -144,6 +186,11 @@ impl Targets {
             Self::Regression(count) => *count,
         }
     }
+}
+
+/// The error for a list of classes with one of them twice: most likely it is a vector.
+pub(super) fn twice(row: &Row, column: &str) -> Error {
+    row.error(column, "a class twice; a vector of zeros and ones is written 0.0 and 1.0")
 }
 
 /// The classes of a column of labels, or of lists of them, as for token classification: all rows are read.
@@ -253,7 +300,7 @@ mod tests {
     #[test]
     fn what_labels_look_like() {
         let numbered = |count| ClassLabels::numbered(count).unwrap();
-        let table: [(&[&str], Targets); 9] = [
+        let table: [(&[&str], Targets); 10] = [
             (&["\"spam\"", "\"ham\"", "\"spam\""], Targets::Classes(named(&["ham", "spam"]))),
             (&["0", "2"], Targets::Classes(numbered(3))),
             (&["true", "false"], Targets::Classes(numbered(2))),
@@ -262,6 +309,7 @@ mod tests {
             (&["[1]", "[0, 3]"], Targets::MultiLabel(numbered(4))),
             (&["[0.0, 1.0, 0.0]", "[1.0, 1.0, 0.0]"], Targets::MultiLabel(numbered(3))),
             (&["[0.5, 1.0]", "[2.0, 1.0]"], Targets::Regression(2)),
+            (&["[1, 1]", "[2.5, 1]"], Targets::Regression(2)),
             (&["\"10\"", "\"9\""], Targets::Classes(named(&["10", "9"]))),
         ];
         for (labels, expected) in table {
@@ -289,6 +337,8 @@ mod tests {
         assert_eq!(message(&["0", "[1]"]), "a.jsonl: line 2: column `label`: a list in some rows and none in others");
         assert!(message(&["null"]).ends_with("found null, expected a label: a text or a number"));
         assert!(message(&["[1.0, 0.0]", "[1.0]"]).ends_with("1 numbers, where another row has 2"));
+        let vector = "a class twice; a vector of zeros and ones is written 0.0 and 1.0";
+        assert_eq!(message(&["[0, 1]", "[0, 1, 0, 0, 1]"]), format!("a.jsonl: line 2: column `label`: {vector}"));
         assert!(find(&[]).unwrap_err().to_string().ends_with("no labels in column `label`"));
     }
 

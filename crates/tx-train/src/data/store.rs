@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 use tempfile::{SpooledTempFile, spooled_tempfile_in};
 use tx_core::error::{Error, Result};
 use tx_core::progress::Progress;
@@ -30,6 +31,16 @@ const ENTRY: usize = 16;
 pub trait Preparation: Sync {
     /// The columns that it reads.
     fn columns(&self) -> Columns;
+
+    /// Whether a row is one of those that are asked for. Others are passed over, and do not count.
+    fn takes(&self, _row: &Row) -> bool {
+        true
+    }
+
+    /// How many rows are taken, the first ones; all of them if `None`.
+    fn max_rows(&self) -> Option<u64> {
+        None
+    }
 
     /// The examples of a row: one, several windows of it, or none.
     ///
@@ -66,7 +77,7 @@ pub struct Examples {
 /// What there is to know of all examples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// How many rows were read.
+    /// How many rows were taken.
     pub rows: u64,
     /// How many of them gave no example: blank lines, or conversations of which nothing is left to learn.
     pub skipped: u64,
@@ -78,6 +89,15 @@ pub struct Statistics {
     pub longest: u64,
     /// How many tokens that has.
     pub max_length: u32,
+    /// The SHA-256 of all of them, wherever the files are.
+    pub digest: [u8; 32],
+}
+
+impl Statistics {
+    /// The digest as text: the same data, prepared in the same way, have the same.
+    pub fn data(&self) -> String {
+        self.digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl Examples {
@@ -91,8 +111,9 @@ impl Examples {
         let progress = Progress::bytes("preparing examples", dataset.size(), options.progress && dataset.size() > 0);
         let mut builder = Builder::new(&options.folder);
         let mut packer = Packer::new(task.packing());
+        let mut wanted = Wanted { task, left: task.max_rows().unwrap_or(u64::MAX), passed: 0 };
         loop {
-            let (chunk, broken) = chunk(&mut rows);
+            let (chunk, broken) = wanted.chunk(&mut rows);
             if chunk.is_empty() && broken.is_none() {
                 break;
             }
@@ -113,6 +134,9 @@ impl Examples {
         if examples == 0 {
             let file = dataset.files().first().map_or_else(|| Path::new(""), |file| &**file);
             let reason = match task.packing() {
+                _ if rows == 0 && wanted.passed > 0 => {
+                    format!("none of {} rows is in this part; split the data in another way", wanted.passed)
+                }
                 _ if rows == 0 => "no rows".to_owned(),
                 _ if skipped == rows => format!("none of {rows} rows has anything to learn"),
                 packing => format!("{rows} rows have fewer tokens than {packing}; shorten the blocks"),
@@ -180,20 +204,33 @@ impl fmt::Debug for Examples {
     }
 }
 
-/// Some rows of bounded size, none at the end; and why there are no more, if one cannot be read.
-fn chunk(rows: &mut Rows<'_>) -> (Vec<Row>, Option<Error>) {
-    let (mut chunk, mut bytes) = (Vec::new(), 0);
-    while chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-        match rows.next() {
-            Some(Ok(row)) => {
-                bytes += row.size();
-                chunk.push(row);
+/// Which rows are still to come.
+struct Wanted<'t> {
+    task: &'t dyn Preparation,
+    /// How many more are taken.
+    left: u64,
+    /// How many were passed over.
+    passed: u64,
+}
+
+impl Wanted<'_> {
+    /// Some rows of bounded size, none at the end; and why there are no more, if one cannot be read.
+    fn chunk(&mut self, rows: &mut Rows<'_>) -> (Vec<Row>, Option<Error>) {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while self.left > 0 && chunk.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
+            match rows.next() {
+                Some(Ok(row)) if !self.task.takes(&row) => self.passed += 1,
+                Some(Ok(row)) => {
+                    self.left -= 1;
+                    bytes += row.size();
+                    chunk.push(row);
+                }
+                Some(Err(error)) => return (chunk, Some(error)),
+                None => break,
             }
-            Some(Err(error)) => return (chunk, Some(error)),
-            None => break,
         }
+        (chunk, None)
     }
-    (chunk, None)
 }
 
 /// An entry of the index.
@@ -228,6 +265,8 @@ struct Builder {
     position: u64,
     /// The bytes of one example.
     buffer: Vec<u8>,
+    /// Of all examples so far.
+    digest: Sha256,
     statistics: Statistics,
 }
 
@@ -242,6 +281,7 @@ impl Builder {
             numbers: HashMap::new(),
             position: 0,
             buffer: Vec::new(),
+            digest: Sha256::new(),
             statistics: Statistics::default(),
         }
     }
@@ -264,6 +304,13 @@ impl Builder {
         let entry = Entry { start: self.position, bytes, tokens };
         let written = self.data.write_all(&self.buffer).and_then(|()| self.index.write_all(&entry.to_bytes()));
         written.map_err(Error::io(&self.folder))?;
+        if let Some(image) = &example.image {
+            // A folder of pictures may have moved, also on another machine.
+            let image = Some(within(&example.origin.file, image).to_path_buf());
+            self.buffer.clear();
+            Writer::example(&mut self.buffer, &Example { image, ..example.clone() }, file as u64);
+        }
+        self.digest.update(&self.buffer);
         self.position += u64::from(bytes);
         let statistics = &mut self.statistics;
         if tokens > statistics.max_length {
@@ -275,7 +322,8 @@ impl Builder {
     }
 
     fn finish(self) -> Result<Examples> {
-        let Self { data, index, folder, files, statistics, .. } = self;
+        let Self { data, index, folder, files, digest, statistics, .. } = self;
+        let statistics = Statistics { digest: digest.finalize().into(), ..statistics };
         let file = |writer: BufWriter<SpooledTempFile>| {
             let file = writer.into_inner().map_err(|e| e.into_error());
             file.map(Mutex::new).map_err(Error::io(&folder))
@@ -283,6 +331,12 @@ impl Builder {
         let (data, index) = (file(data)?, file(index)?);
         Ok(Examples { data, index, folder, files, statistics })
     }
+}
+
+/// Where a picture is in the folder that is the data set, or that its file of rows is in.
+fn within<'p>(data: &Path, image: &'p Path) -> &'p Path {
+    let mut folders = [Some(data), data.parent()].into_iter().flatten();
+    folders.find_map(|folder| image.strip_prefix(folder).ok()).unwrap_or(image)
 }
 
 #[cfg(test)]
@@ -340,6 +394,69 @@ mod tests {
         assert_eq!(expected.iter().position(|&n| n == 10).unwrap() as u64, statistics.longest);
         assert_eq!(examples.get(0).unwrap().origin.place.line, 2);
         assert!(matches!(examples.get(examples.len()), Err(Error::Input { .. })));
+    }
+
+    #[test]
+    fn other_data_have_another_digest() {
+        let digest = |numbers: &[usize]| prepare(numbers, Packing::None).unwrap().statistics().data();
+        let numbers = [3, 1, 2];
+        assert_eq!((digest(&numbers), digest(&numbers).len()), (digest(&numbers), 64));
+        assert_ne!(digest(&numbers), digest(&[3, 2, 1]), "another order");
+        assert_ne!(digest(&numbers), digest(&[3, 1, 4]), "another row");
+        let picture = |file: &str, image: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let origin = super::super::row::Origin { file: Path::new(file).into(), place: Default::default() };
+            let labels = Labels::Class(1);
+            let example = Example { origin, texts: Vec::new(), labels, image: Some(image.into()), reference: None };
+            let mut builder = Builder::new(folder.path());
+            builder.push(&example).unwrap();
+            let examples = builder.finish().unwrap();
+            assert_eq!(examples.get(0).unwrap().image, Some(image.into()));
+            examples.statistics().data()
+        };
+        assert_eq!(picture("a/pets", "a/pets/cat/1.png"), picture("b/pets", "b/pets/cat/1.png"));
+        assert_eq!(picture("a/rows.csv", "a/1.png"), picture("rows.csv", "1.png"));
+        assert_ne!(picture("a/pets", "a/pets/cat/1.png"), picture("a/pets", "a/pets/dog/1.png"));
+    }
+
+    /// Every other row, and of those some.
+    struct Part(u64);
+
+    impl Preparation for Part {
+        fn columns(&self) -> Columns {
+            Counted(Packing::None).columns()
+        }
+
+        fn takes(&self, row: &Row) -> bool {
+            row.origin().place.line.is_multiple_of(2)
+        }
+
+        fn max_rows(&self) -> Option<u64> {
+            Some(self.0)
+        }
+
+        fn examples(&self, row: &Row) -> Result<Vec<Example>> {
+            Counted(Packing::None).examples(row)
+        }
+    }
+
+    #[test]
+    fn rows_of_another_part_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        let prepare = |numbers: std::ops::Range<usize>, most| {
+            let lines: Vec<String> = numbers.map(|n| json!({ "n": n }).to_string() + "\n").collect();
+            std::fs::write(&path, lines.concat()).unwrap();
+            let dataset = Dataset::open(path.to_str().unwrap(), &DatasetOptions::default()).unwrap();
+            let options = PrepareOptions { folder: folder.path().to_path_buf(), progress: false };
+            Examples::prepare(&dataset, &Part(most), &options)
+        };
+        let examples = prepare(1..2500, 1100).unwrap();
+        assert_eq!((examples.len(), examples.statistics().rows), (1100, 1100));
+        assert_eq!((examples.get(0).unwrap().len(), examples.get(1099).unwrap().len()), (2, 2200));
+        assert_eq!(prepare(1..7, 9).unwrap().len(), 3);
+        let error = prepare(1..2, 9).unwrap_err().to_string();
+        assert!(error.ends_with("a.jsonl: none of 1 rows is in this part; split the data in another way"), "{error}");
     }
 
     #[test]

@@ -129,6 +129,29 @@ fn other_weights_are_noticed_before_the_first_step() {
 }
 
 #[test]
+fn a_folder_that_one_rank_does_not_see_is_noticed() {
+    let [shared, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let results = on_ranks(3, |ranks| {
+        let same = check_shared(ranks, shared.path());
+        let own = if ranks.rank() == 2 { other.path() } else { shared.path() };
+        let result = check_shared(ranks, own);
+        ranks.finish().unwrap();
+        (same, result)
+    });
+    for (rank, (same, result)) in results.into_iter().enumerate() {
+        same.unwrap();
+        match (rank, result.unwrap_err()) {
+            (2, Error::Input { what, .. }) => assert_eq!(what, "output_dir"),
+            (0 | 1, Error::Distributed { rank: Some(2), reason, .. }) => assert!(reason.contains("not the folder")),
+            (_, error) => panic!("{error}"),
+        }
+    }
+    for folder in [&shared, &other] {
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left");
+    }
+}
+
+#[test]
 fn an_error_of_one_rank_ends_all_in_the_same_place() {
     let results = on_ranks(3, |ranks| {
         let fine = agree(ranks, Ok(ranks.rank())).unwrap();

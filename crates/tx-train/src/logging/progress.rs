@@ -70,11 +70,6 @@ impl Callback for ProgressCallback {
         Ok(())
     }
 
-    fn on_predict(&mut self, _context: Context<'_>, _control: &mut TrainerControl, _metrics: &Metrics) -> Result<()> {
-        self.evaluated();
-        Ok(())
-    }
-
     fn on_log(&mut self, _context: Context<'_>, _control: &mut TrainerControl, logs: &Logs) -> Result<()> {
         if let Some(text) = summary(logs) {
             self.text = text;

@@ -16,6 +16,10 @@ use super::{Adapters, Combination, CombineOptions, DEFAULT};
 /// The name of one that is made of several.
 const WEIGHTED: &str = "weighted";
 
+/// The layers of heads that give a score for each label, besides those called `out_proj`.
+const LAST: [&str; 6] =
+    ["classifier", "classifier.1", "cls_classifier", "distillation_classifier", "qa_outputs", "score"];
+
 /// The folder of an adapter, and how much of it is used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterFolder {
@@ -52,20 +56,31 @@ pub struct AttachAdapters {
 }
 
 impl Attach for AttachAdapters {
-    /// With the heads that come with the adapters, where the model has none.
+    /// With the heads that come with the adapters, where the model has none of their sizes.
     fn complete(&self, config: &mut Config, checkpoint: &Checkpoint) -> Result<Option<Checkpoint>> {
         let mut tensors = checkpoint.tensors().clone();
-        let before = tensors.len();
+        let mut changed = false;
+        let vocabulary = config.get("vocab_size").and_then(Value::as_u64);
         for AdapterFolder { folder, .. } in &self.folders {
             let adapter = PeftConfig::from_folder(folder)?;
-            let heads = adapter.task_type.map(TaskType::heads).unwrap_or_default();
+            let of_task = adapter.task_type.map(TaskType::heads).unwrap_or_default();
+            let heads: Vec<&str> =
+                of_task.iter().copied().chain(adapter.modules_to_save.iter().map(String::as_str)).collect();
             for (name, tensor) in saved_modules(folder, &adapter)? {
-                let is_head = heads.iter().any(|head| name.split('.').next() == Some(*head));
-                if !is_head || tensors.contains_key(&name) {
+                let module = name.split('.').next().unwrap_or_default();
+                let is_head = heads.iter().any(|head| module.ends_with(head));
+                let rows = tensor.shape.first().copied();
+                // The head of a language model may be the table of its words, which the model has.
+                let of_words = rows.is_some_and(|rows| Some(rows as u64) == vocabulary);
+                // Its name may begin with that of the base model.
+                let inner = format!(".{name}");
+                let mut of_name = tensors.iter().filter(|(own, _)| **own == name || own.ends_with(&inner));
+                let is_there = of_name.any(|(_, own)| own.shape == tensor.shape);
+                if !is_head || of_words || is_there {
                     continue;
                 }
                 // It has a row for each label.
-                let labels = tensor.shape.first().copied().filter(|_| is_last(&name, heads));
+                let labels = rows.filter(|_| is_last(&name));
                 if let Some(labels) = labels.filter(|&labels| config.labels().is_ok_and(|names| names.len() != labels))
                 {
                     let names = || (0..labels).map(|label| format!("LABEL_{label}"));
@@ -75,9 +90,10 @@ impl Attach for AttachAdapters {
                     config.set("label2id", ids.collect::<Map<_, _>>());
                 }
                 tensors.insert(name, tensor);
+                changed = true;
             }
         }
-        Ok((tensors.len() > before).then(|| Checkpoint::from_tensors(checkpoint.path(), tensors)))
+        Ok(changed.then(|| Checkpoint::from_tensors(checkpoint.path(), tensors)))
     }
 
     fn attach(&self, model: &mut dyn Adaptable) -> Result<()> {
@@ -104,14 +120,65 @@ impl Attach for AttachAdapters {
 }
 
 /// Whether a tensor is the weight of the layer of a head that gives the scores.
-fn is_last(name: &str, heads: &[&str]) -> bool {
-    let Some(module) = name.strip_suffix(".weight") else { return false };
-    heads.contains(&module) || module.ends_with(".out_proj")
+fn is_last(name: &str) -> bool {
+    name.strip_suffix(".weight").is_some_and(|module| LAST.contains(&module) || module.ends_with(".out_proj"))
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{DType, TensorData};
+    use serde_json::json;
+    use tx_core::weights::StoredTensor;
+    use tx_core::weights::save::write_file;
+
+    use super::super::config::CONFIG_FILE;
     use super::*;
+
+    #[test]
+    fn a_head_comes_with_an_adapter_where_the_model_has_another_or_none() {
+        let stored = |shape: &[usize]| {
+            let elements = shape.iter().product::<usize>();
+            let bytes: Vec<u8> = vec![0; 4 * elements];
+            StoredTensor { path: "model".into(), dtype: DType::F32, shape: shape.to_vec(), bytes: bytes.into() }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let complete = |modules: &[&str], saved: &[(&str, [usize; 2])], own: &[(&str, [usize; 2])]| {
+            let keys = json!({ "peft_type": "LORA", "target_modules": ["query"], "modules_to_save": modules });
+            std::fs::write(folder.path().join(CONFIG_FILE), keys.to_string()).unwrap();
+            let zeros = |shape: [usize; 2]| TensorData::zeros::<f32, _>(shape);
+            let saved = saved.iter().map(|(name, shape)| (format!("base_model.model.{name}"), zeros(*shape)));
+            write_file(&folder.path().join("adapter_model.safetensors"), saved.collect()).unwrap();
+            let config = folder.path().join("config.json");
+            std::fs::write(&config, json!({ "id2label": { "0": "a", "1": "b" }, "vocab_size": 9 }).to_string())
+                .unwrap();
+            let mut config = Config::from_file(&config).unwrap();
+            let own = own.iter().map(|(name, shape)| ((*name).to_owned(), stored(shape))).collect();
+            let adapter = AdapterFolder { folder: folder.path().into(), weight: None };
+            let attach = AttachAdapters { folders: vec![adapter], merge: false };
+            let completed = attach.complete(&mut config, &Checkpoint::from_tensors("model".as_ref(), own)).unwrap();
+            let shape = |checkpoint: Checkpoint| {
+                checkpoint
+                    .tensors()
+                    .iter()
+                    .map(|(name, tensor)| (name.clone(), tensor.shape.clone()))
+                    .collect::<Vec<_>>()
+            };
+            (completed.map(shape), config.labels().unwrap().len())
+        };
+        let (head, lm_head) = ("classifier.weight", "lm_head.weight");
+        let with_three = Some(vec![(head.to_owned(), vec![3, 4])]);
+        assert_eq!(complete(&["classifier"], &[(head, [3, 4])], &[]), (with_three.clone(), 3));
+        assert_eq!(complete(&["classifier"], &[(head, [3, 4])], &[(head, [2, 4])]), (with_three, 3));
+        assert_eq!(complete(&["classifier"], &[(head, [2, 4])], &[(head, [2, 4])]), (None, 2));
+        assert_eq!(complete(&["lm_head"], &[(lm_head, [9, 4])], &[]), (None, 2));
+        assert_eq!(complete(&["pooler"], &[("pooler.weight", [4, 4])], &[("bert.pooler.weight", [4, 4])]), (None, 2));
+        // A layer before the last one has no row for each label.
+        let before = "pre_classifier.weight";
+        assert_eq!(
+            complete(&["classifier"], &[(before, [4, 4])], &[]),
+            (Some(vec![(before.to_owned(), vec![4, 4])]), 2)
+        );
+    }
 
     #[test]
     fn a_folder_may_have_a_weight() {

@@ -379,7 +379,7 @@ impl PeftConfig {
 }
 
 /// Whether a value says nothing: null, false, or empty.
-fn is_nothing(value: &Value) -> bool {
+pub(super) fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(set) => !set,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tx_core::error::{Error, Result};
 use tx_core::registry::Adaptable;
 
-use super::config::{LoraInit, Method, Modules, PeftConfig, TaskType, VirtualSizes};
+use super::config::{LoraInit, Method, Modules, PeftConfig, TaskType, VirtualSizes, is_nothing};
 use super::modules::{Kind, Module, all_linear};
 
 /// The layers that LoRA is on, by `model_type`.
@@ -115,7 +115,17 @@ pub fn complete(config: &PeftConfig, model: &dyn Adaptable, modules: &[Module]) 
             }
             with_targets(&config, ia3.target_modules.as_ref(), model, modules)
         }
-        Method::PromptTuning(prompt) => with_sizes(&config, &prompt.sizes, model, false),
+        Method::PromptTuning(prompt) => {
+            if let Some(kwargs) = config.get("tokenizer_kwargs").filter(|kwargs| !is_nothing(kwargs)) {
+                return Err(Error::Unsupported {
+                    path: config.path().to_path_buf(),
+                    key: "tokenizer_kwargs".into(),
+                    value: kwargs.to_string(),
+                    supported: "null".into(),
+                });
+            }
+            with_sizes(&config, &prompt.sizes, model, false)
+        }
         Method::PrefixTuning(prefix) => {
             let config = with_sizes(&config, &prefix.sizes, model, true)?;
             let (key, hidden) = ("encoder_hidden_size", config.get("token_dim").cloned().unwrap_or_default());

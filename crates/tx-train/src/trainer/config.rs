@@ -17,6 +17,7 @@ use super::options::DataOptions;
 use super::task::TrainingTask;
 use crate::arguments::TrainingArguments;
 use crate::arguments::read::read_keys;
+use crate::collate::padding_token;
 use crate::data::PrepareOptions;
 use crate::parameters::{Parameters, Trainable};
 use crate::peft::{self, Adapters, CreateOptions, PeftConfig};
@@ -147,6 +148,11 @@ impl TrainConfig {
             let reason = format_args!("{percentage}, expected less than 100");
             return Err(Error::config(path, "data.validation_split_percentage", reason));
         }
+        if validation_split_percentage.is_some_and(|part| part > 0.0) && data.get("eval").is_some_and(Value::is_string)
+        {
+            let reason = "given beside `eval`, expected one of them";
+            return Err(Error::config(path, "data.validation_split_percentage", reason));
+        }
         let count = |key: &str| Ok::<_, Error>(number(key)?.map(|number| number as u64));
         let (max_train_samples, max_eval_samples) = (count("max_train_samples")?, count("max_eval_samples")?);
         let train = text(&data, "data.", "train")?.ok_or_else(|| missing("data.train", "files of rows"))?;
@@ -185,14 +191,25 @@ impl TrainConfig {
             _ => load.dtype,
         };
         let companions = Companions::from_folder(folder, self.task, &load)?;
+        // A config for the whole is not there where an encoder has a folder of its own.
+        let targets = match self.task.has_classes() {
+            true => self.data.targets(&self.train, &Config::from_folder(folder)?)?,
+            false => None,
+        };
         let options = ModelOptions {
-            targets: self.data.targets(&self.train, &Config::from_folder(folder)?)?,
+            targets,
             load,
             from_scratch: self.from_scratch,
             ignore_mismatched_sizes: self.ignore_mismatched_sizes,
+            pad_token_id: companions.tokenizer.as_ref().and_then(padding_token),
             seed: arguments.seed,
         };
         let mut model = TrainingModel::from_folder(folder, self.task, &options)?;
+        // Before the data: virtual tokens take room from the texts.
+        let adapters = match &self.peft {
+            Some(keys) => Some(self.adapters(keys, &mut model, &companions)?),
+            None => None,
+        };
         let options = PrepareOptions { folder: scratch.clone(), progress: *progress && !arguments.disable_tqdm };
         let prepare = |path: &str, part, judged, most| {
             self.data.prepare(path, part, judged, most, &model, &companions, arguments.seed, &options)
@@ -211,8 +228,7 @@ impl TrainConfig {
             (None, Some(part)) => Some(prepare(&self.train, part, true, self.max_eval_samples)?),
             (None, None) => None,
         };
-        if let Some(keys) = &self.peft {
-            let adapters = self.adapters(keys, &mut model, &companions)?;
+        if let Some(adapters) = adapters {
             let trainer = Trainer::new(model, arguments.clone(), Some(train), eval)?;
             // A model belongs to a tokenizer, and so does an adapter.
             return Ok(trainer
@@ -248,6 +264,10 @@ impl TrainConfig {
             keys.entry("modules_to_save").or_insert_with(|| ["classifier"].into_iter().collect());
         }
         keys.entry("base_model_name_or_path").or_insert_with(|| self.model.as_str().into());
+        if keys.get("prompt_tuning_init").is_some_and(|init| init == "TEXT") {
+            // Python opens no such adapter without it.
+            keys.entry("tokenizer_name_or_path").or_insert_with(|| self.model.as_str().into());
+        }
         let config = PeftConfig::from_keys(&self.path, keys)?;
         let prompt_ids = match (config.get("prompt_tuning_init_text").and_then(Value::as_str), &companions.tokenizer) {
             (Some(text), Some(tokenizer)) => {
@@ -359,5 +379,8 @@ mod tests {
         assert!(message("model = 'x'\ntask = 'causallm'\n", &[]).contains("did you mean `causal-lm`?"));
         assert!(message("model = 1\n", &[]).starts_with("`model`: found a number, expected a text"));
         assert!(message(FILE, &[("data.validation_split_percentage", "100")]).contains("less than 100"));
+        let both = [("data.validation_split_percentage", "5"), ("data.eval", "b.csv")];
+        assert!(message(FILE, &both).contains("beside `eval`"));
+        assert!(load(FILE, &[("data.validation_split_percentage", "0"), both[1]]).is_ok());
     }
 }

@@ -20,9 +20,9 @@ use super::sentences::Sentences;
 use super::task::TrainingTask;
 use crate::collate::{Collator, CollatorOptions, Masking};
 use crate::data::{
-    ChatTuning, ClassLabels, Columns, Contrastive, Dataset, DatasetOptions, Example, Examples, ImageClassification,
-    LanguageModeling, Packing, Preparation, PrepareOptions, QuestionAnswering, Random, Row, SequenceClassification,
-    Targets, TokenClassification, find_classes,
+    ChatTuning, ClassLabels, Columns, Contrastive, Dataset, Example, Examples, ImageClassification, LanguageModeling,
+    Packing, Preparation, PrepareOptions, QuestionAnswering, Random, Row, SequenceClassification, Targets,
+    TokenClassification, find_classes,
 };
 
 /// The stream of random numbers that is for splits.
@@ -173,6 +173,7 @@ impl Part {
 struct Checked<'c> {
     task: &'c dyn Preparation,
     part: Part,
+    max_rows: Option<u64>,
     vocab_size: usize,
 }
 
@@ -181,10 +182,15 @@ impl Preparation for Checked<'_> {
         self.task.columns()
     }
 
+    fn takes(&self, row: &Row) -> bool {
+        self.part.has(row)
+    }
+
+    fn max_rows(&self) -> Option<u64> {
+        self.max_rows
+    }
+
     fn examples(&self, row: &Row) -> Result<Vec<Example>> {
-        if !self.part.has(row) {
-            return Ok(Vec::new());
-        }
         let examples = self.task.examples(row)?;
         let ids = examples.iter().flat_map(|example| &example.texts).flat_map(|text| &text.ids);
         let largest = ids.max().copied().unwrap_or(0);
@@ -205,7 +211,7 @@ impl Preparation for Checked<'_> {
 impl DataOptions {
     /// What a model must learn to say about data: the classes, or how many numbers; `None` for tasks that have neither.
     /// All rows are read. The classes are those of `labels`, or else those of the model if it knows all that are in the
-    /// data by name, or else those that are in the data.
+    /// data by name, or has as many as there are numbers in the data, or else those that are in the data.
     ///
     /// # Errors
     /// Those of reading the data; [`Error::Malformed`] for labels of different kinds.
@@ -261,12 +267,16 @@ impl DataOptions {
             return Ok(found);
         }
         let own = config.labels()?;
+        if found.are_some_of(own.len()) {
+            return ClassLabels::new(own);
+        }
         let known: BTreeSet<&String> = own.iter().collect();
         if found.names().iter().all(|name| known.contains(name)) { ClassLabels::new(own) } else { Ok(found) }
     }
 
-    /// The examples of files for a model, kept in files without a name in `scratch`, and what makes batches of them.
-    /// `judged` keeps what an evaluation needs besides.
+    /// The examples of files for a model, kept in files without a name in `scratch`, and what makes batches of them:
+    /// of `max_samples` rows of a part, the first ones, or pictures of all classes. `judged` keeps what an evaluation
+    /// needs besides.
     ///
     /// # Errors
     /// Everything that reading and preparing the data reports, which names file, line and column; [`Error::Input`] for
@@ -283,22 +293,30 @@ impl DataOptions {
         seed: u64,
         prepare: &PrepareOptions,
     ) -> Result<TrainingData> {
-        let max_samples = max_samples.or(self.dataset.max_samples);
-        let dataset = Dataset::open(path, &DatasetOptions { max_samples, ..self.dataset.clone() })?;
+        let dataset = Dataset::open(path, &self.dataset)?;
+        let dataset = if max_samples.is_some() { dataset.shuffled(seed) } else { dataset };
         let limits = model.text_limits();
         let task = self.preparation(model, companions, limits, judged)?;
         let vocab_size = limits.map_or(usize::MAX, |limits| limits.vocab_size);
-        let checked = Checked { task: &*task, part, vocab_size };
+        let checked = Checked { task: &*task, part, max_rows: max_samples, vocab_size };
         let examples = Arc::new(Examples::prepare(&dataset, &checked, prepare)?);
-        Ok(TrainingData { examples, collator: self.collator(companions, vocab_size, seed)? })
+        Ok(TrainingData { examples, collator: self.collator(model, companions, vocab_size, seed)? })
     }
 
-    fn collator(&self, companions: &Companions, vocab_size: usize, seed: u64) -> Result<Collator> {
+    fn collator(
+        &self,
+        model: &TrainingModel,
+        companions: &Companions,
+        vocab_size: usize,
+        seed: u64,
+    ) -> Result<Collator> {
         let Some(tokenizer) = &companions.tokenizer else { return Ok(Collator::images()) };
         // What learns the next token, or looks at the last one, counts positions from the left.
         let right = self.task.generates() || self.task == TrainingTask::SentenceEmbedding;
         let options = CollatorOptions {
             pad_to_multiple_of: self.pad_to_multiple_of,
+            // What the model takes for padding is padding, whatever the tokenizer has for it.
+            pad_token_id: model.pad_token_id(),
             padding_side: right.then_some(Side::Right),
             ..CollatorOptions::default()
         };
@@ -435,6 +453,20 @@ mod tests {
         assert_eq!(targets(json!({}), rows, trained.clone()), classes(&["yes", "maybe", "no"]));
         assert_eq!(targets(json!({}), rows, json!({"id2label": {"0": "cat", "1": "dog"}})), classes(&["no", "yes"]));
         assert_eq!(targets(json!({"labels": ["yes", "no"]}), rows, trained), classes(&["yes", "no"]));
+        // Numbers are those of the model's classes, as far as it has so many.
+        let few = "{\"label\": 1}\n{\"label\": 0}\n";
+        let polar = json!({"id2label": {"0": "neg", "1": "pos", "2": "mixed"}});
+        assert_eq!(targets(json!({}), few, polar.clone()), classes(&["neg", "pos", "mixed"]));
+        assert_eq!(targets(json!({"labels": ["a", "b"]}), few, polar.clone()), classes(&["a", "b"]));
+        let several = |rows: &str| targets(json!({}), rows, polar.clone());
+        let own = ["neg", "pos", "mixed"].map(str::to_owned).to_vec();
+        let own = Targets::MultiLabel(ClassLabels::new(own).unwrap());
+        assert_eq!((several("{\"label\": [0, 1]}\n"), several("{\"label\": [0.0, 1.0, 1.0]}\n")), (own.clone(), own));
+        let two = Targets::MultiLabel(ClassLabels::numbered(2).unwrap());
+        assert_eq!(several("{\"label\": [0.0, 1.0]}\n"), two);
+        let many = Targets::Classes(ClassLabels::numbered(4).unwrap());
+        assert_eq!(targets(json!({}), "{\"label\": 3}\n", polar), many);
+        assert_eq!(targets(json!({}), "{\"label\": 3}\n", json!({})), many);
         let numbers = "{\"label\": 3}\n{\"label\": 0}\n";
         assert_eq!(targets(json!({"problem_type": "regression"}), numbers, json!({})), Targets::Regression(1));
     }

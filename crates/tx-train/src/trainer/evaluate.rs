@@ -14,36 +14,39 @@ use crate::logging::{metric_logs, speed_metrics};
 
 impl Trainer {
     /// The metrics of the evaluation data, whose names begin with `eval_`. Callbacks are told, and the log gets them.
+    /// `None` if it was cut short by what [`Trainer::until`] names.
     ///
     /// # Errors
     /// [`Error::Input`] without such data; everything that data, model and other ranks report.
-    pub fn evaluate(&mut self) -> Result<Metrics> {
-        let mut metrics = self.without_gradients(Self::judge)?;
+    pub fn evaluate(&mut self) -> Result<Option<Metrics>> {
+        let Some(mut metrics) = self.without_gradients(Self::judge)? else { return Ok(None) };
         self.log(metric_logs(&metrics))?;
         metrics.insert("epoch".to_owned(), self.state.epoch);
         event!(self, on_evaluate, &metrics)?;
-        Ok(metrics)
+        Ok(Some(metrics))
     }
 
-    fn judge(&mut self) -> Result<Metrics> {
+    fn judge(&mut self) -> Result<Option<Metrics>> {
         let Some(eval) = self.eval.clone() else { return Err(Error::input("eval", "no data", "a file of rows")) };
         let mut loader = self.loader(&eval, false)?;
         let (start, mut judge) = (Instant::now(), Judge::default());
-        let mut judged = Ok(());
+        // All ranks have as many batches.
         for _ in 0..loader.batches() {
-            judged = loader.next_batch().and_then(|(_, batch)| match self.model.items(&batch) {
+            let mut interrupted = [f64::from(u8::from((self.interrupted)()))];
+            self.ranks.sum(&mut interrupted)?;
+            if interrupted[0] > 0.0 {
+                return Ok(None);
+            }
+            let judged = loader.next_batch().and_then(|(_, batch)| match self.model.items(&batch) {
                 0 => Ok(()),
                 _ => judge.add(&self.model, &batch, self.model.forward(&batch)?, self.arguments.label_smoothing_factor),
             });
-            if judged.is_err() {
-                break;
-            }
+            agree(&*self.ranks, judged)?;
             event!(self, on_prediction_step)?;
         }
-        agree(&*self.ranks, judged)?;
         let (mut metrics, examples) = judge.metrics(&self.model, &*self.ranks)?;
         metrics.extend(speed_metrics("eval", start.elapsed(), Some(examples), Some(loader.batches()), None));
-        Ok(metrics)
+        Ok(Some(metrics))
     }
 
     /// Does something while no parameter is part of a graph, so that no pass keeps what a backward pass would need.

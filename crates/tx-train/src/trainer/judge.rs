@@ -15,7 +15,7 @@
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use tx_core::error::{Error, Result};
+use tx_core::error::Result;
 use tx_core::task::TextArguments;
 
 use super::answers::{Answer, of_questions};
@@ -132,7 +132,7 @@ impl Judge {
     /// begin with `eval_`.
     ///
     /// # Errors
-    /// [`Error::Distributed`]; those of the metrics.
+    /// [`tx_core::Error::Distributed`]; those of the metrics.
     pub fn metrics(self, model: &TrainingModel, ranks: &dyn Communicator) -> Result<(Metrics, f64)> {
         let mut sums = [self.sum, self.items, self.examples];
         ranks.sum(&mut sums)?;
@@ -282,14 +282,6 @@ fn first_token(arguments: &TextArguments, row: usize) -> usize {
     let Some(mask) = &arguments.attention_mask else { return 0 };
     let row = mask.values.get(row * mask.seq..(row + 1) * mask.seq).unwrap_or_default();
     row.iter().position(|&seen| seen != 0).unwrap_or(0)
-}
-
-/// Metrics that have no values are errors where one decides something.
-pub(super) fn metric(metrics: &Metrics, key: &str) -> Result<f64> {
-    metrics.get(key).copied().ok_or_else(|| {
-        let names: Vec<&str> = metrics.keys().map(String::as_str).collect();
-        Error::input("metric_for_best_model", format_args!("`{key}`"), format_args!("one of {}", names.join(", ")))
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData};
+use serde_json::Value;
 use tx_core::config::Config;
 use tx_core::error::{Error, Result};
 use tx_core::registry::{Auto, Class, Entry, LoadOptions, Task, find};
@@ -33,6 +34,8 @@ pub struct ModelOptions {
     pub from_scratch: bool,
     /// A head of other sizes begins anew; it is an error otherwise.
     pub ignore_mismatched_sizes: bool,
+    /// The token that fills rows, where a config does not say what a classifier takes for padding.
+    pub pad_token_id: Option<u32>,
     /// What random numbers depend on.
     pub seed: u64,
 }
@@ -45,7 +48,7 @@ impl From<LoadOptions> for ModelOptions {
 
 /// Loads the model of a folder for a task.
 pub(super) fn load(folder: &Path, task: TrainingTask, options: &ModelOptions) -> Result<TrainingModel> {
-    let text = Loader { folder, options, classes: tx_text::models::classes(), problem: None };
+    let text = Loader { folder, options, classes: tx_text::models::classes(), problem: None, pad_token_id: None };
     let problem = options.targets.as_ref().map(|targets| match targets {
         Targets::Classes(_) => "single_label_classification",
         Targets::MultiLabel(_) => "multi_label_classification",
@@ -53,7 +56,7 @@ pub(super) fn load(folder: &Path, task: TrainingTask, options: &ModelOptions) ->
     });
     Ok(match task {
         TrainingTask::TextClassification => {
-            let loader = Loader { problem, ..text };
+            let loader = Loader { problem, pad_token_id: options.pad_token_id, ..text };
             TrainingModel::SequenceClassification(loader.load(SEQUENCE_CLASSIFICATION, TEXT_MODEL)?)
         }
         TrainingTask::TokenClassification => {
@@ -84,6 +87,8 @@ struct Loader<'l> {
     classes: Vec<&'static dyn Class>,
     /// HF's `problem_type`.
     problem: Option<&'static str>,
+    /// The token that fills rows, if the class looks for it.
+    pad_token_id: Option<u32>,
 }
 
 impl Loader<'_> {
@@ -95,7 +100,7 @@ impl Loader<'_> {
         Entry<T>: Class,
         Entry<B>: Class,
     {
-        let ModelOptions { load, targets, from_scratch, ignore_mismatched_sizes, seed } = self.options;
+        let ModelOptions { load, targets, from_scratch, ignore_mismatched_sizes, seed, .. } = self.options;
         let mut config = Config::from_folder(self.folder)?;
         let entry = find(table, &self.classes, &config)?;
         if let Some(targets) = targets {
@@ -104,6 +109,12 @@ impl Loader<'_> {
                 Targets::Regression(count) => (0..*count).map(|id| format!("LABEL_{id}")).collect(),
             };
             name_outputs(&mut config, &names, self.problem);
+        }
+        // Decoders classify by the last token that is no padding, and Python takes batches only if it knows what that is.
+        let decodes = CAUSAL_LM.iter().any(|line| line.model_type == entry.model_type);
+        let said = config.get("pad_token_id").is_some_and(Value::is_u64);
+        if let Some(id) = self.pad_token_id.filter(|_| decodes && !said) {
+            config.set("pad_token_id", id);
         }
         if *from_scratch {
             let initial = Initial::new(entry, &config, *seed)?;

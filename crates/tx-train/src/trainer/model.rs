@@ -24,7 +24,7 @@ use super::load::{ModelOptions, load};
 use super::sentences::Sentences;
 use super::task::TrainingTask;
 use crate::collate::{Batch, BatchLabels};
-use crate::data::IGNORED;
+use crate::data::{IGNORED, Origin};
 use crate::loss::{self, Loss};
 use crate::parameters::Parameters;
 
@@ -149,6 +149,13 @@ impl TrainingModel {
                 Some(TextLimits { max_length, ..model.limits })
             }
         }
+    }
+
+    /// What its config takes for padding, if that is a token.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        let id = self.config().get("pad_token_id").and_then(Value::as_u64)?;
+        self.text_limits().filter(|limits| id < limits.vocab_size as u64)?;
+        u32::try_from(id).ok()
     }
 
     /// The folder of its weights, in a folder that it was saved to.
@@ -378,8 +385,11 @@ fn next(model: &Auto<dyn CausalLm>, inputs: &TextInputs, batch: &Batch) -> Resul
 
 /// The pixels of the pictures of a batch.
 fn pictures(batch: &Batch, processor: &ImageProcessor) -> Result<ImageArguments> {
-    let processed: Result<Vec<_>> =
-        batch.images.par_iter().map(|path| processor.process(&Image::open(path)?)).collect();
+    let process = |(path, origin): (&PathBuf, &Origin)| {
+        let picture = Image::open(path).and_then(|image| processor.process(&image));
+        picture.map_err(|error| origin.error(error))
+    };
+    let processed: Result<Vec<_>> = batch.images.par_iter().zip(&batch.origins).map(process).collect();
     let pixels = processor.batch(processed?)?;
     let [count, _, height, width] = pixels.shape;
     Ok(ImageArguments {

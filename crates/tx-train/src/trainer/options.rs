@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use chrono::NaiveDate;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tx_core::config::ProblemType;
 use tx_core::error::{Error, Result, nearest};
@@ -60,22 +60,6 @@ pub struct DataOptions {
     pub date: NaiveDate,
 }
 
-/// Keys that no struct of options has.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-struct Own {
-    pad_to_multiple_of: Option<usize>,
-    labels: Option<Vec<String>>,
-    problem_type: Option<ProblemType>,
-    date: String,
-}
-
-impl Default for Own {
-    fn default() -> Self {
-        Self { pad_to_multiple_of: None, labels: None, problem_type: None, date: DATE.into() }
-    }
-}
-
 impl DataOptions {
     /// The options that `keys` names; `file` is where they are from, for messages.
     ///
@@ -98,8 +82,14 @@ impl DataOptions {
             TrainingTask::MaskedLm => reader.take()?,
             _ => MaskingOptions::default(),
         };
-        let Own { pad_to_multiple_of, labels, problem_type, date } = reader.take()?;
-        let date = NaiveDate::parse_from_str(&date, "%Y-%m-%d")
+        let of_texts = task == TrainingTask::TextClassification;
+        let classifies =
+            of_texts || matches!(task, TrainingTask::TokenClassification | TrainingTask::ImageClassification);
+        let pad_to_multiple_of = reader.take_one("pad_to_multiple_of", task.has_texts())?;
+        let labels = reader.take_one("labels", classifies)?;
+        let problem_type = reader.take_one("problem_type", of_texts)?;
+        let date: Option<String> = reader.take_one("date", task == TrainingTask::Chat)?;
+        let date = NaiveDate::parse_from_str(date.as_deref().unwrap_or(DATE), "%Y-%m-%d")
             .map_err(|error| reader.wrong("date", error, "a date such as 2024-07-26"))?;
         reader.finish()?;
         Ok(Self { task, dataset, examples, masking, pad_to_multiple_of, labels, problem_type, date })
@@ -129,6 +119,16 @@ impl Reader<'_> {
         }
         self.known.extend(defaults.into_iter().map(|(key, _)| key));
         serde_json::from_value(Value::Object(all)).map_err(|error| self.wrong("data", error, "values that go together"))
+    }
+
+    /// The value of a key that belongs to no struct. Where nothing uses it, nobody knows it.
+    fn take_one<T: DeserializeOwned>(&mut self, key: &str, used: bool) -> Result<Option<T>> {
+        if !used {
+            return Ok(None);
+        }
+        self.known.push(key.to_owned());
+        let value = self.keys.remove(key).unwrap_or(Value::Null);
+        serde_json::from_value(value).map_err(|error| self.wrong(key, error, "a value of another type"))
     }
 
     /// Nothing may be left.
@@ -182,6 +182,19 @@ mod tests {
         assert!(wrong.starts_with("a.toml: `data.block_size`: invalid type"), "{wrong}");
         // An option of another task.
         assert!(read(TrainingTask::CausalLm, json!({"mlm_probability": 0.3})).unwrap_err().contains("mlm_probability"));
+        let other = [
+            (TrainingTask::TokenClassification, json!({"problem_type": "regression"})),
+            (TrainingTask::QuestionAnswering, json!({"labels": ["a", "b"]})),
+            (TrainingTask::SentenceEmbedding, json!({"labels": ["a", "b"]})),
+            (TrainingTask::CausalLm, json!({"date": "2024-07-26"})),
+            (TrainingTask::ImageClassification, json!({"pad_to_multiple_of": 8})),
+        ];
+        for (task, keys) in other {
+            let error = read(task, keys.clone()).unwrap_err();
+            assert!(error.contains("an unknown name"), "{keys}: {error}");
+        }
         assert!(read(TrainingTask::Chat, json!({"date": "yesterday"})).unwrap_err().contains("`data.date`"));
+        let wrong = read(TrainingTask::TextClassification, json!({"labels": 3})).unwrap_err();
+        assert!(wrong.starts_with("a.toml: `data.labels`: invalid type"), "{wrong}");
     }
 }

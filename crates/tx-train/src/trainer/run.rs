@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tx_core::error::{Error, Result};
 
-use super::judge::metric;
 use super::load::restore;
 use super::scaler::GradScaler;
 use super::update::Update;
 use super::{Trainer, event, write};
-use crate::arguments::{Resume, SaveStrategy};
-use crate::checkpoint::{Checkpoints, Metrics, Resumable, Saved};
+use crate::arguments::{Resume, SaveStrategy, TrainingArguments};
+use crate::callback::CONTROL;
+use crate::checkpoint::{Checkpoints, Metrics, Resumable, Saved, metric};
 use crate::collate::DataLoader;
 use crate::data::Cursor;
-use crate::distributed::{agree, check_same, digest};
+use crate::distributed::{agree, check_same, check_shared, digest};
 use crate::logging::{logs, metric_logs, speed_metrics};
 use crate::optimizer::Optimizer;
 use crate::parameters::{Gradients, Trainable, untrack};
@@ -67,7 +67,9 @@ pub(super) struct Run {
     pub rows: f64,
     pub tokens: f64,
     max_steps: u64,
-    /// The step of the last checkpoint of this call.
+    /// Whether somebody wants the training to end.
+    interrupted: bool,
+    /// The step of the last checkpoint of this call that a run can go on from.
     saved: Option<u64>,
 }
 
@@ -89,13 +91,14 @@ impl Trainer {
     /// Trains until the last update, a callback or an interruption ends it.
     ///
     /// # Errors
-    /// [`Error::Input`] without training data, and for a loss that is no number, with the rows of its batch; everything
-    /// that data, callbacks, checkpoints and other ranks report. The last checkpoint stays as it is. If another rank is
-    /// gone, the rank that writes saves one more.
+    /// [`Error::Input`] without training data, in a folder with the checkpoints of another run, for a loss that is no
+    /// number, with the rows of its batch, and for weights that are none; everything that data, callbacks, checkpoints
+    /// and other ranks report. The last checkpoint stays as it is. If a row cannot be read, or another rank is gone, the
+    /// rank that writes saves one more.
     pub fn train(&mut self) -> Result<TrainOutput> {
         let mut run = self.begin()?;
         let result = self.epochs(&mut run);
-        if let Err(Error::Distributed { .. }) = &result
+        if let Err(Error::Distributed { .. } | Error::Malformed { .. }) = &result
             && run.saved != Some(self.state.global_step)
             && self.state.global_step > 0
             // The others cannot be asked any more.
@@ -117,8 +120,15 @@ impl Trainer {
             Ok(steps) if steps > 0 => steps,
             _ => (self.arguments.num_train_epochs * per_epoch as f64).ceil() as u64,
         };
-        let opened = self.ranks.is_main().then(|| Checkpoints::open(&self.arguments.output_dir)).transpose();
+        if self.ranks.size() > 1 {
+            let plan = self.plan(&loader, max_steps).to_string();
+            check_same(&*self.ranks, "arguments or data", plan.as_bytes())?;
+        }
+        let opened = self.ranks.is_main().then(|| self.checkpoints()).transpose();
         let checkpoints = agree(&*self.ranks, opened)?;
+        if self.ranks.size() > 1 && self.arguments.load_best_model_at_end {
+            check_shared(&*self.ranks, &self.arguments.output_dir)?;
+        }
         let saved = self.checkpoint_to_go_on_from(checkpoints.as_ref())?;
         let trainable = std::mem::replace(&mut self.trainable, Trainable::all());
         let trainable =
@@ -146,6 +156,7 @@ impl Trainer {
             rows: 0.0,
             tokens: 0.0,
             max_steps,
+            interrupted: false,
             saved: None,
         };
         self.state = Default::default();
@@ -166,6 +177,31 @@ impl Trainer {
     /// The updates of an epoch.
     fn updates(&self, loader: &DataLoader) -> u64 {
         loader.batches().div_ceil(self.arguments.gradient_accumulation_steps as u64).max(1)
+    }
+
+    /// The checkpoints of this run. Among those of another one, which would be taken for its own, none begins anew.
+    fn checkpoints(&self) -> Result<Checkpoints> {
+        let TrainingArguments { output_dir, resume_from_checkpoint, .. } = &self.arguments;
+        let checkpoints = Checkpoints::open(output_dir)?;
+        if *resume_from_checkpoint == Resume::No && !checkpoints.complete()?.is_empty() {
+            let found = format_args!("`{}`, a folder with checkpoints of another run", output_dir.display());
+            let expected = "another folder, or `--resume` (`resume_from_checkpoint`) to go on with that run";
+            return Err(Error::input("output_dir", found, expected));
+        }
+        Ok(checkpoints)
+    }
+
+    /// What ranks must have in common.
+    fn plan(&self, loader: &DataLoader, max_steps: u64) -> Value {
+        let mut arguments = self.arguments.to_json();
+        // A folder may have another path on another machine.
+        arguments.remove("output_dir");
+        json!({
+            "arguments": arguments,
+            "eval": self.eval.as_ref().map(|eval| eval.examples.statistics().data()),
+            "max_steps": max_steps,
+            "order": self.order(loader),
+        })
     }
 
     /// The checkpoint that the arguments name: rank 0 chooses, and the others take the same one.
@@ -196,7 +232,7 @@ impl Trainer {
             }
         }
         let (path, mut kept) = saved.rng()?;
-        let now = self.order(run);
+        let now = self.order(&run.loader);
         let mut pairs = now.as_object().into_iter().flatten();
         if let Some((key, value)) = pairs.find(|(key, value)| kept.get(*key) != Some(*value)) {
             let before = kept.get(key).unwrap_or(&Value::Null);
@@ -208,6 +244,8 @@ impl Trainer {
         run.cursor = serde_json::from_value(kept["cursor"].take()).map_err(malformed)?;
         run.sums = serde_json::from_value(kept["sums"].take()).map_err(malformed)?;
         run.epoch_ends = kept["epoch_ends"].as_bool().unwrap_or(false);
+        run.norm = kept["norm"].as_f64();
+        run.rate = kept["rate"].as_f64().unwrap_or(0.0);
         run.loader.seek(run.cursor)?;
         run.optimizer.load(self.source(), &saved.optimizer()?)?;
         let (path, state) = saved.scheduler()?;
@@ -216,11 +254,20 @@ impl Trainer {
             *scaler = GradScaler::from_state(&path, state)?;
         }
         self.state = saved.state.clone();
-        self.handler.restore(&saved.state.stateful_callbacks)
+        // An evaluation that was cut short is made up for, and what comes after it.
+        let control = saved.state.stateful_callbacks.get(CONTROL).and_then(|control| control.get("args"));
+        let was_to = |key: &str| control.and_then(|control| control.get(key)) == Some(&Value::Bool(true));
+        if was_to("should_evaluate") {
+            (self.control.should_evaluate, self.control.should_save) = (true, was_to("should_save"));
+        }
+        match self.arguments.restore_callback_states_from_checkpoint {
+            true => self.handler.restore(&saved.state.stateful_callbacks),
+            false => Ok(()),
+        }
     }
 
-    /// What the order of the batches depends on.
-    fn order(&self, run: &Run) -> Value {
+    /// What the batches depend on.
+    fn order(&self, loader: &DataLoader) -> Value {
         let arguments = &self.arguments;
         json!({
             "seed": arguments.seed,
@@ -229,7 +276,8 @@ impl Trainer {
             "dataloader_drop_last": arguments.dataloader_drop_last,
             "batch_size": arguments.per_device_train_batch_size * self.ranks.size(),
             "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-            "examples": run.loader.examples().len(),
+            "examples": loader.examples().len(),
+            "data": loader.examples().statistics().data(),
         })
     }
 
@@ -237,22 +285,31 @@ impl Trainer {
         let (start, first_step) = (Instant::now(), self.state.global_step);
         event!(self, on_train_begin)?;
         if self.arguments.eval_on_start && first_step == 0 {
-            self.evaluate()?;
+            run.interrupted = self.evaluate()?.is_none();
         }
-        // A checkpoint may be of the last step of an epoch, before its end was told.
-        if run.epoch_ends {
+        // A checkpoint may be of a step whose evaluation was cut short, or of the last one of an epoch, before its end
+        // was told.
+        if self.control.should_evaluate {
+            self.log_save_evaluate(run, false)?;
+        }
+        if run.epoch_ends && !run.interrupted {
             self.end_epoch(run)?;
         }
-        let mut interrupted = false;
-        'training: while self.state.global_step < run.max_steps && !self.control.should_training_stop {
+        'training: while self.state.global_step < run.max_steps
+            && !self.control.should_training_stop
+            && !run.interrupted
+        {
             let epoch = run.cursor.epoch;
             event!(self, on_epoch_begin)?;
             while run.cursor.epoch == epoch {
                 if self.update(run)? == Update::Interrupted {
-                    interrupted = true;
+                    run.interrupted = true;
                     break 'training;
                 }
                 self.log_save_evaluate(run, false)?;
+                if run.interrupted {
+                    break 'training;
+                }
                 if self.control.should_epoch_stop || self.control.should_training_stop {
                     break;
                 }
@@ -260,9 +317,11 @@ impl Trainer {
             if self.control.should_epoch_stop && run.cursor.epoch == epoch {
                 run.cursor = Cursor { epoch: epoch + 1, batch: 0 };
                 run.loader.seek(run.cursor)?;
+                run.epoch_ends = true;
             }
             self.end_epoch(run)?;
         }
+        let interrupted = run.interrupted;
         if interrupted && run.saved != Some(self.state.global_step) {
             // The batches of the update that was not made are still to come.
             run.loader.seek(run.cursor)?;
@@ -280,7 +339,12 @@ impl Trainer {
 
     fn end_epoch(&mut self, run: &mut Run) -> Result<()> {
         event!(self, on_epoch_end)?;
-        self.log_save_evaluate(run, true)
+        let result = self.log_save_evaluate(run, true);
+        if run.epoch_ends {
+            // A run that goes on from here tells the end once more, and asks for the same again.
+            (self.control.should_evaluate, self.control.should_save) = (false, false);
+        }
+        result
     }
 
     /// Logs the end, and takes the best weights if the arguments say so.
@@ -295,6 +359,9 @@ impl Trainer {
                 None => self.model.saved_weights(&best).and_then(|weights| restore(&mut self.model, &weights)),
             });
             agree(&*self.ranks, loaded)?;
+        }
+        if !interrupted {
+            self.check_weights()?;
         }
         if let Some(checkpoints) = run.checkpoints.as_ref().filter(|_| !interrupted) {
             checkpoints.keep_best(self.arguments.save_total_limit, &self.state)?;
@@ -316,7 +383,11 @@ impl Trainer {
             self.log(logs(values))?;
         }
         if self.control.should_evaluate {
-            let metrics = self.evaluate()?;
+            let Some(metrics) = self.evaluate()? else {
+                // A checkpoint of this step does not know yet that an evaluation is due.
+                (run.interrupted, run.saved) = (true, None);
+                return Ok(());
+            };
             if run.scheduler.is_adaptive()
                 && let Some(key) = self.arguments.best_metric_key()
             {
@@ -345,19 +416,24 @@ impl Trainer {
             let best = String::from_utf8_lossy(&best).into_owned();
             self.state.best_model_checkpoint = (!best.is_empty()).then(|| best.into());
         }
-        run.saved = Some(self.state.global_step);
+        if resumable {
+            run.saved = Some(self.state.global_step);
+        }
         event!(self, on_save)
     }
 
-    /// Writes a checkpoint, on the rank that does so.
+    /// Writes a checkpoint, on the rank that does so. Weights that are no numbers must not take the place of good ones.
     fn write_checkpoint(&mut self, run: &Run, resumable: bool) -> Result<()> {
         let Some(checkpoints) = &run.checkpoints else { return Ok(()) };
+        self.check_weights()?;
         self.state.stateful_callbacks = self.handler.states(&self.control);
         let resumable = resumable.then(|| {
-            let mut rng = self.order(run);
+            let mut rng = self.order(&run.loader);
             rng["cursor"] = json!(run.cursor);
             rng["sums"] = json!(run.sums);
             rng["epoch_ends"] = json!(run.epoch_ends);
+            rng["norm"] = json!(run.norm);
+            rng["rate"] = json!(run.rate);
             Resumable {
                 optimizer: run.optimizer.save(),
                 scheduler: run.scheduler.state(),

@@ -56,10 +56,13 @@ impl Sentences {
         Ok(Self { modes: modules.pooling.modes, encoder, max_seq_length: modules.max_seq_length })
     }
 
+    /// In f32, whatever the states are in.
+    ///
     /// # Shapes
     /// - states: `[batch, seq, hidden]`
     /// - output: `[batch, modes · hidden]`
     pub(super) fn pool(&self, states: Tensor<3>, arguments: &TextArguments) -> Tensor<2> {
+        let states = states.cast(DType::F32);
         let [batch, seq, hidden] = states.dims();
         let device = states.device().without_autodiff();
         let seen = |row: usize, column: usize| {
@@ -131,5 +134,13 @@ mod tests {
         assert!(close(pool(&[PoolingMode::MeanSqrtLen]), [4.0 / 2f32.sqrt(), 2.0 / 2f32.sqrt()]));
         assert!(close(pool(&[PoolingMode::WeightedMean]), [7.0 / 3.0, 2.0]));
         assert_eq!(pool(&[PoolingMode::Mean, PoolingMode::Cls]), [2.0, 1.0, 1.0, -2.0]);
+        // Whatever the encoder computes in.
+        for dtype in [DType::BF16, DType::F16] {
+            let modes = vec![PoolingMode::Mean, PoolingMode::Max];
+            let sentences = Sentences { modes, encoder: PathBuf::new(), max_seq_length: None };
+            let pooled = sentences.pool(states.clone().cast(dtype), &arguments);
+            assert_eq!(pooled.dtype(), DType::F32);
+            assert_eq!(pooled.into_data().iter::<f32>().collect::<Vec<_>>(), [2.0, 1.0, 3.0, 4.0]);
+        }
     }
 }

@@ -50,6 +50,11 @@ impl TrainingTask {
         self != Self::ImageClassification
     }
 
+    /// Whether its outputs have a meaning that the data may give them: classes, or numbers.
+    pub fn has_classes(self) -> bool {
+        matches!(self, Self::TextClassification | Self::TokenClassification | Self::ImageClassification)
+    }
+
     /// What Python's `peft` calls it, if it has a name for it.
     pub fn peft_task_type(self) -> Option<&'static str> {
         match self {

@@ -130,14 +130,7 @@ impl Trainer {
         if rows.len() > MAX_ROWS {
             rows[MAX_ROWS] = "…".to_owned();
         }
-        let mut broken = None;
-        self.source().visit(&mut |parameter| {
-            let finite = || parameter.tensor.clone().untrack().flatten().into_data().iter::<f32>().all(f32::is_finite);
-            if broken.is_none() && parameter.tensor.is_tracked() && !finite() {
-                broken = Some(parameter.name.clone());
-            }
-        });
-        let broken = broken.map(|name| format!(", as is `{name}`")).unwrap_or_default();
+        let broken = self.broken().map(|name| format!(", as is `{name}`")).unwrap_or_default();
         let step = self.state.global_step + 1;
         let found = format!("{what} is {found}{broken}, for {}", rows.join(", "));
         let folder = self.arguments.output_dir.display();
@@ -145,5 +138,31 @@ impl Trainer {
             "numbers; lower `learning_rate` or look at these rows, and go on from the last checkpoint in `{folder}`"
         );
         Error::input(format!("step {step}"), found, expected)
+    }
+
+    /// Makes sure that all weights that are trained are numbers: an update that breaks them shows in the next loss only.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the step and the first weight that is none.
+    pub(super) fn check_weights(&self) -> Result<()> {
+        let Some(name) = self.broken() else { return Ok(()) };
+        let step = self.state.global_step;
+        let found = format!("`{name}` has values that are no numbers, so that nothing of this step was saved");
+        let folder = self.arguments.output_dir.display();
+        let expected =
+            format!("numbers; lower `learning_rate`, and go on from a checkpoint in `{folder}` or begin anew");
+        Err(Error::input(format!("step {step}"), found, expected))
+    }
+
+    /// A weight that is trained and has values that are no numbers.
+    fn broken(&self) -> Option<String> {
+        let mut broken = None;
+        self.source().visit(&mut |parameter| {
+            let finite = || parameter.tensor.clone().untrack().flatten().into_data().iter::<f32>().all(f32::is_finite);
+            if broken.is_none() && parameter.tensor.is_tracked() && !finite() {
+                broken = Some(parameter.name.clone());
+            }
+        });
+        broken
     }
 }

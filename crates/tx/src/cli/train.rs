@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value, json};
@@ -36,7 +37,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Goes on from the newest complete checkpoint in `output_dir`
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume_from_checkpoint")]
     pub resume: bool,
     #[command(flatten)]
     pub training: TrainingFlags,
@@ -134,11 +135,13 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<ExitCode> {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED_CODE));
         }
+        tracing::warn!("stopping with a checkpoint before the next update; press Ctrl-C again to quit at once");
     });
     if let Err(error) = handler {
         tracing::warn!("Ctrl-C ends the program without a checkpoint: {error}");
     }
-    let ranks = distributed::connect(Options { interrupted, ..Options::default() })?;
+    let timeout = Duration::from_secs(config.arguments.ddp_timeout);
+    let ranks = distributed::connect(Options { timeout, interrupted })?;
     let is_main = ranks.is_main();
     let setting = Setting {
         folder: common.folder(&config.model)?,
@@ -160,22 +163,26 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<ExitCode> {
     let evaluation = config.eval.is_some() || config.validation_split_percentage.is_some_and(|part| part > 0.0);
     let metrics = finish(&mut trainer, output, evaluation, is_main)?;
     trainer.finish()?;
+    let Some(metrics) = metrics else { return Ok(ExitCode::from(INTERRUPTED_CODE)) };
     if is_main { print_metrics(&metrics, common).map(|()| ExitCode::SUCCESS) } else { Ok(ExitCode::SUCCESS) }
 }
 
-/// Saves what was trained, and judges it.
-fn finish(trainer: &mut Trainer, output: TrainOutput, evaluation: bool, is_main: bool) -> Result<Metrics> {
+/// Saves what was trained, and judges it; `None` if that was cut short.
+fn finish(trainer: &mut Trainer, output: TrainOutput, evaluation: bool, is_main: bool) -> Result<Option<Metrics>> {
     let mut metrics = output.metrics;
+    let folder = trainer.arguments().output_dir.clone();
+    if is_main {
+        trainer.save_model(&folder)?;
+    }
     if evaluation {
-        metrics.extend(trainer.evaluate()?);
+        let Some(judged) = trainer.evaluate()? else { return Ok(None) };
+        metrics.extend(judged);
     }
     if is_main {
-        let folder = trainer.arguments().output_dir.clone();
-        trainer.save_model(&folder)?;
         let text = format!("{:#}\n", json!(metric_logs(&metrics)));
         write_atomically(&folder.join(RESULTS), |file| file.write_all(text.as_bytes()))?;
     }
-    Ok(metrics)
+    Ok(Some(metrics))
 }
 
 /// Runs `tx eval`.
@@ -196,7 +203,8 @@ pub fn eval(args: &EvalArgs, common: &Common) -> Result<()> {
     let model = TrainingModel::from_folder(&folder, task, &ModelOptions::from(load))?;
     let prepare = PrepareOptions { folder: std::env::temp_dir(), progress: true };
     let data = options.prepare(&args.data, Part::All, true, None, &model, &companions, arguments.seed, &prepare)?;
-    let metrics = Trainer::new(model, arguments, None, Some(data))?.evaluate()?;
+    // Nothing cuts it short.
+    let metrics = Trainer::new(model, arguments, None, Some(data))?.evaluate()?.unwrap_or_default();
     print_metrics(&metrics, common)
 }
 
@@ -229,5 +237,7 @@ mod tests {
         assert!(flags.iter().map(|(name, text)| (*name, text.as_str())).eq(expected), "{flags:?}");
         assert_eq!(parse(&["--logging-first-step", "a.toml", "--bf16=false"]).unwrap().len(), 2);
         assert!(parse(&["a.toml", "--learning-rat", "1"]).is_err());
+        assert!(parse(&["a.toml", "--resume"]).is_ok() && parse(&["a.toml", "--resume-from-checkpoint", "a"]).is_ok());
+        assert!(parse(&["a.toml", "--resume", "--resume-from-checkpoint", "a"]).is_err());
     }
 }

@@ -240,6 +240,32 @@ fn folders_of_images() {
 }
 
 #[test]
+fn the_first_images_of_a_mixed_folder_are_of_all_classes() {
+    let names: Vec<String> = (0..40).map(|i| format!("{}/{i:02}.png", ["cat", "dog"][i / 20])).collect();
+    let folder = folder(&names.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
+    let rows = |options: &DatasetOptions, seed: Option<u64>| -> Vec<(u64, String)> {
+        let dataset = open_with(&folder, "", options).unwrap();
+        let dataset = seed.map_or(dataset.clone(), |seed| dataset.shuffled(seed));
+        let rows = dataset.rows(&Columns::default()).map(|row| row.unwrap());
+        rows.map(|row| (row.origin().place.row, row.text("image").unwrap().to_owned())).collect()
+    };
+    let sorted = rows(&DatasetOptions::default(), None);
+    assert!(sorted.iter().map(|(row, _)| *row).eq(1..=40));
+    let some = DatasetOptions { max_samples: Some(10), ..DatasetOptions::default() };
+    let [default, seeded] = [None, Some(7)].map(|seed| rows(&some, seed));
+    for found in [&default, &seeded] {
+        assert_eq!(found.len(), 10);
+        assert!(found.iter().any(|(row, _)| *row <= 20) && found.iter().any(|(row, _)| *row > 20), "{found:?}");
+        assert!(found.iter().all(|row| sorted.contains(row)), "a row keeps its number");
+    }
+    assert_ne!(default, seeded);
+    assert_eq!(seeded, rows(&some, Some(7)));
+    let mut all = rows(&DatasetOptions::default(), Some(7));
+    all.sort_unstable();
+    assert_eq!(all, sorted);
+}
+
+#[test]
 fn rows_say_how_much_was_read_and_end_with_an_error() {
     let folder = folder(&[("a.jsonl", "{}\n{}\n"), ("b.jsonl", "{}\nx\n{}\n")]);
     let dataset = open(&folder, "").unwrap();

@@ -8,6 +8,7 @@ use tx_core::error::Result;
 use tx_core::tokenizer::{Text, Tokenizer};
 
 use super::encode;
+use crate::data::labels::twice;
 use crate::data::{ClassLabels, Columns, Example, Labels, Preparation, Row, Targets, Tokens};
 
 /// What is read, and how it is cut.
@@ -87,7 +88,11 @@ fn many(row: &Row, column: &str, classes: &ClassLabels) -> Result<Vec<f32>> {
     }
     let mut values = vec![0.0; classes.count()];
     for item in list {
-        values[classes.read(row, column, item)?] = 1.0;
+        let class = classes.read(row, column, item)?;
+        if values[class] > 0.0 {
+            return Err(twice(row, column));
+        }
+        values[class] = 1.0;
     }
     Ok(values)
 }

@@ -289,6 +289,8 @@ fn texts_with_classes_and_numbers() {
         (Targets::MultiLabel(classes()), json!("yes")),
         (Targets::MultiLabel(classes()), json!([0.5, 2.0])),
         (Targets::MultiLabel(classes()), json!([1.0])),
+        (Targets::MultiLabel(classes()), json!([0, 1, 0])),
+        (Targets::MultiLabel(classes()), json!(["yes", "yes"])),
     ] {
         let error = labels(targets, label.clone()).unwrap_err().to_string();
         assert!(error.starts_with("a.jsonl: line 1: column `label"), "{label}: {error}");
