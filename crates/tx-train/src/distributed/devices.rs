@@ -8,7 +8,7 @@
 //! A rank that ends without [`super::agree`] leaves the others waiting for it in NCCL, which has no time-out here.
 //!
 //! `tx train` does not use it: it is for programs that train through this library. The machines on which this project is
-//! developed have no such GPUs. This file has never run.
+//! developed have no such GPUs, and cannot build their backend. This file has never run.
 
 use std::thread;
 
