@@ -1,6 +1,6 @@
-//! Processes that train together, started by `mpirun` on this machine.
+//! Ranks that train together: threads of one program, and processes that `mpirun` started on this machine.
 //!
-//! `cargo test --workspace --features tx-tests/mpi --test distributed` runs them, where Open MPI is installed. This
+//! For processes, `cargo test --workspace --features tx-tests/mpi --test distributed` with Open MPI. This
 //! program is also what some of them run: with a variable that says which.
 
 use std::fmt::Write;
@@ -63,7 +63,8 @@ fn trials() -> Vec<Trial> {
         ("a_run_goes_on_after_a_process_was_killed", resumed),
         ("processes_with_other_arguments_or_data_do_not_begin", differing),
     ];
-    let mut trials = vec![alone.with_ignored_flag(cfg!(feature = "mpi"))];
+    let threads = Trial::test("ranks_on_devices_learn_as_one_with_twice_the_batch", || check(on_devices()));
+    let mut trials = vec![alone.with_ignored_flag(cfg!(feature = "mpi")), threads];
     for (name, run) in with_mpi {
         let trial = Trial::test(name, move || check(run()));
         trials.push(trial.with_kind(needs.unwrap_or_default()).with_ignored_flag(needs.is_some()));
@@ -348,6 +349,29 @@ fn same_curve() -> Result<()> {
         ensure!(expected.len() as u64 == steps, "{name}: {} losses of {steps} steps", expected.len());
         ensure_same(&found, &expected).context(name)?;
     }
+    Ok(())
+}
+
+fn on_devices() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let mut two = train(1, &workshop.recipe("two", 2, 9, "")?)?;
+    two.args(["--devices", "2"]);
+    succeed(two)?;
+    succeed(train(1, &workshop.recipe("one", 4, 9, "")?)?)?;
+    ensure_same(&workshop.losses("two", 0), &workshop.losses("one", 0))?;
+    // The checkpoint is that of all ranks.
+    let mut resumed = train(1, &workshop.recipe("two", 2, 12, "resume_from_checkpoint = true")?)?;
+    resumed.args(["--devices", "2"]);
+    succeed(resumed)?;
+    succeed(train(1, &workshop.recipe("one", 4, 12, "resume_from_checkpoint = true")?)?)?;
+    ensure_same(&workshop.losses("two", 10), &workshop.losses("one", 10))?;
+    // An error of the only rank that sees it ends all.
+    let broken = fs::read_to_string(workshop.run("rows.jsonl"))?.replacen("\"text\"", "\"txet\"", 2);
+    fs::write(workshop.run("rows.jsonl"), broken)?;
+    let mut failing = train(1, &workshop.recipe("broken", 2, 9, "")?)?;
+    let output = failing.args(["--devices", "2"]).output()?;
+    let message = text(&output);
+    ensure!(output.status.code() == Some(1) && message.contains("rows.jsonl"), "{:?}: {message}", output.status);
     Ok(())
 }
 

@@ -79,6 +79,28 @@ pub fn is_cpu(device: &Device) -> bool {
     self::device("cpu").is_ok_and(|cpu| cpu == *device)
 }
 
+/// Whether a device is a GPU that burn's CUDA backend drives.
+pub fn is_cuda(device: &Device) -> bool {
+    let cuda = kinds().into_iter().find(|(kind, _)| *kind == "cuda");
+    cuda.is_some_and(|(_, device_type)| Device::enumerate(device_type).contains(device))
+}
+
+/// The first `count` devices of a kind such as `cuda`. The processor is one device, and that of all who ask for it.
+///
+/// # Errors
+/// [`Error::Device`] if this program was built without the kind or the machine has fewer; [`Error::Input`] for the number
+/// of one device in place of a kind.
+pub fn first(kind: &str, count: usize) -> Result<Vec<Device>> {
+    if kind.contains(':') {
+        return Err(Error::input("--devices", format_args!("`--device {kind}`"), "a kind of device without a number"));
+    }
+    let one = device(kind)?;
+    if is_cpu(&one) {
+        return Ok(vec![one; count]);
+    }
+    (0..count).map(|index| device(&format!("{kind}:{index}"))).collect()
+}
+
 /// The device that `name` stands for: `cpu`, `cuda`, `cuda:1`, ….
 ///
 /// # Errors

@@ -11,7 +11,7 @@
 //! | `watch.rs` | how a rank waits for others, and notices that one is gone |
 //! | `buckets.rs` | the sum of gradients |
 //! | `threads.rs` | ranks that are threads of one process |
-//! | `devices.rs` | one such thread for each GPU, with the feature `cuda` |
+//! | `devices.rs` | one such thread for each device of this machine |
 //!
 //! # The same as one process
 //!
@@ -39,13 +39,11 @@
 //! Open MPI binds each process to one core where there are few of them: `--bind-to none` gives them all.
 
 mod buckets;
-#[cfg(feature = "cuda")]
-pub mod devices;
+mod devices;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod single;
-#[cfg(any(test, feature = "cuda"))]
-pub(crate) mod threads;
+mod threads;
 #[cfg(any(test, feature = "mpi"))]
 mod watch;
 
@@ -59,6 +57,7 @@ use sha2::{Digest, Sha256};
 use tx_core::error::{Error, Result};
 
 pub use self::buckets::all_reduce_gradients;
+pub use self::devices::on_devices;
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
 pub use self::single::Single;
@@ -160,6 +159,11 @@ impl Default for Options {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(1800), interrupted: || false }
     }
+}
+
+/// Whether a launcher such as `mpirun` started several processes together with this one.
+pub fn is_launched() -> bool {
+    launched(&|name| std::env::var(name).ok()) > 1
 }
 
 /// The processes that a launcher such as `mpirun` started together with this one; this one alone without a launcher.

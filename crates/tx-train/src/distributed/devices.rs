@@ -1,19 +1,19 @@
-//! One rank for each GPU of this machine.
+//! One rank for each device of this machine: `tx train --devices`.
 //!
 //! This is what burn's `ExecutionStrategy::ddp` does, on the same exchange (NCCL, by `burn::tensor::distributed`),
 //! without the loop around it: that belongs to `burn-train`, which brings a terminal interface and another selection of
 //! burn's features with it, and has its own form of models. Here a rank is a thread, with a model of its own on its own
 //! device, and the same [`Communicator`] as a process has.
 //!
-//! A rank that ends without [`super::agree`] leaves the others waiting for it in NCCL, which has no time-out here.
-//!
-//! `tx train` does not use it: it is for programs that train through this library. The machines on which this project is
-//! developed have no such GPUs, and cannot build their backend. This file has never run.
+//! Devices other than CUDA's have no such exchange in burn 0.22, and their ranks add up in memory. A rank that ends
+//! without [`super::agree`] leaves the others waiting for it in NCCL, which has no time-out here. The exchange by NCCL
+//! has been compiled and never run: it wants a machine with several such GPUs.
 
 use std::thread;
 
 use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use tx_core::device;
 use tx_core::error::{Error, Result};
 
 use super::threads::Threads;
@@ -49,7 +49,7 @@ fn panicked(rank: usize) -> Error {
     Error::distributed(Some(rank), "it has panicked", REMEDY)
 }
 
-/// The rank of a device. Buckets are added up by the GPUs, and what is small by the threads.
+/// The rank of a device. Buckets are added up by the GPUs where they can, and what is small by the threads.
 #[derive(Debug)]
 struct OnDevice {
     threads: Threads,
@@ -67,6 +67,9 @@ impl Communicator for OnDevice {
     }
 
     fn all_reduce(&self, values: Vec<f32>) -> Result<Pending> {
+        if !device::is_cuda(&self.own) {
+            return self.threads.all_reduce(values);
+        }
         let len = values.len();
         let bucket = Tensor::<1>::from_data(TensorData::new(values, [len]), (&self.own, DType::F32));
         let sums = all_reduce(bucket, ReduceOperation::Sum, self.all.clone());

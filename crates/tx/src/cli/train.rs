@@ -6,14 +6,17 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value, json};
+use tx_core::device;
 use tx_core::error::{Error, Result};
+use tx_core::registry::LoadOptions;
 use tx_core::weights::save::write_atomically;
 use tx_train::arguments::TrainingArguments;
 use tx_train::checkpoint::Metrics;
 use tx_train::data::PrepareOptions;
-use tx_train::distributed::{self, Options};
+use tx_train::distributed::{self, Communicator, Options};
 use tx_train::logging::metric_logs;
 use tx_train::trainer::{
     Companions, DataOptions, ModelOptions, Part, Setting, TrainConfig, TrainOutput, Trainer, TrainingModel,
@@ -39,6 +42,9 @@ pub struct TrainArgs {
     /// Goes on from the newest complete checkpoint in `output_dir`
     #[arg(long, conflicts_with = "resume_from_checkpoint")]
     pub resume: bool,
+    /// Trains on the first N devices of the kind of `--device`, each of which takes its part of every batch
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub devices: usize,
     #[command(flatten)]
     pub training: TrainingFlags,
 }
@@ -140,15 +146,36 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<ExitCode> {
     if let Err(error) = handler {
         tracing::warn!("Ctrl-C ends the program without a checkpoint: {error}");
     }
-    let timeout = Duration::from_secs(config.arguments.ddp_timeout);
-    let ranks = distributed::connect(Options { timeout, interrupted })?;
-    let is_main = ranks.is_main();
-    let setting = Setting {
-        folder: common.folder(&config.model)?,
-        load: common.load_options()?,
-        scratch: std::env::temp_dir(),
-        progress: is_main,
+    let folder = common.folder(&config.model)?;
+    let load = common.load_options()?;
+    let setting = |load| Setting { folder: folder.clone(), load, scratch: std::env::temp_dir(), progress: true };
+    let (metrics, is_main) = if args.devices > 1 {
+        if distributed::is_launched() {
+            return Err(Error::input("--devices", args.devices, "1 in each of several processes"));
+        }
+        let devices = device::first(&common.device, args.devices)?;
+        let mut all = distributed::on_devices(&devices, |device, ranks| {
+            train_rank(&config, setting(LoadOptions { device: device.clone(), ..load.clone() }), ranks)
+        })?;
+        (all.swap_remove(0), true)
+    } else {
+        let timeout = Duration::from_secs(config.arguments.ddp_timeout);
+        let ranks = distributed::connect(Options { timeout, interrupted })?;
+        let is_main = ranks.is_main();
+        (train_rank(&config, setting(load), ranks)?, is_main)
     };
+    match metrics {
+        Some(metrics) if is_main => print_metrics(&metrics, common)?,
+        Some(_) => {}
+        None => return Ok(ExitCode::from(INTERRUPTED_CODE)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What one rank of a training does; `None` if it was interrupted.
+fn train_rank(config: &TrainConfig, setting: Setting, ranks: Box<dyn Communicator>) -> Result<Option<Metrics>> {
+    let is_main = ranks.is_main();
+    let setting = Setting { progress: is_main, ..setting };
     let prepared = distributed::agree(&*ranks, config.trainer(&setting))?;
     let mut trainer = prepared.with_ranks(ranks).until(interrupted);
     let output = trainer.train()?;
@@ -158,13 +185,12 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<ExitCode> {
             tracing::warn!("stopped after step {}; `tx train --resume` goes on from `{folder}`", output.global_step);
         }
         trainer.finish()?;
-        return Ok(ExitCode::from(INTERRUPTED_CODE));
+        return Ok(None);
     }
     let evaluation = config.eval.is_some() || config.validation_split_percentage.is_some_and(|part| part > 0.0);
     let metrics = finish(&mut trainer, output, evaluation, is_main)?;
     trainer.finish()?;
-    let Some(metrics) = metrics else { return Ok(ExitCode::from(INTERRUPTED_CODE)) };
-    if is_main { print_metrics(&metrics, common).map(|()| ExitCode::SUCCESS) } else { Ok(ExitCode::SUCCESS) }
+    Ok(metrics)
 }
 
 /// Saves what was trained, and judges it; `None` if that was cut short.
