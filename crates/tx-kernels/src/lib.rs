@@ -21,6 +21,7 @@
 //! | `memory.rs` | [`keep_freed_memory`] |
 //! | `norm.rs` | [`layer_norm`], [`rms_norm`] |
 //! | `optim.rs` | [`adamw`], [`squared_norm`] |
+//! | `pool.rs` | [`max_pool2d`] |
 //! | `quantize.rs` | [`quantize_int8`], [`quantize_int4`], [`dequantize`] |
 //! | `rotary.rs` | [`rotary`] |
 //! | `rows.rs` | [`write_rows`] |
@@ -48,6 +49,7 @@ mod loss;
 mod memory;
 mod norm;
 mod optim;
+mod pool;
 mod quantize;
 mod rotary;
 mod rows;
@@ -66,6 +68,7 @@ pub use loss::{IGNORED, cross_entropy};
 pub use memory::keep_freed_memory;
 pub use norm::{group_norm, layer_norm, rms_norm};
 pub use optim::{AdamW, adamw, squared_norm};
+pub use pool::max_pool2d;
 pub use quantize::{can_quantize, dequantize, quantize_int4, quantize_int8};
 pub use rotary::{Pairs, rotary};
 pub use rows::write_rows;

@@ -1,16 +1,27 @@
 //! Every operation on its fast body against its reference body, over odd sizes, strides and dtypes.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
+use std::cell::Cell;
+
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use tx_kernels::{
     AttentionOptions, Epilogue, KvPrecision, KvTensor, Mask, Pairs, Pointwise, RowCopy, attention, attention_weights,
-    conv2d, dequantize, embedding, gated, group_norm, layer_norm, linear, linear_transposed, linears, quantize_int4,
-    quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
+    conv2d, dequantize, embedding, gated, group_norm, layer_norm, linear, linear_transposed, linears, max_pool2d,
+    quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
 };
 
+/// Normally distributed numbers, other ones at every call of a test and the same in every run (Box & Muller, 1958).
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+    thread_local!(static STATE: Cell<u64> = const { Cell::new(1) });
+    let uniform = || {
+        let state = STATE.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        STATE.set(state);
+        ((state >> 40) as f32 + 0.5) / (1u64 << 24) as f32
+    };
+    let normal = || (-2.0 * uniform().ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos();
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal()).collect();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
 /// Fails unless `‖x − y‖ ≤ tolerance · ‖y‖`. A result that is far below the numbers it was computed of, which are of order
@@ -98,12 +109,34 @@ fn convolutions_take_every_shape() {
         let plain = || conv2d(x.clone(), w.clone(), &options, Epilogue::default());
         agree(plain, 2e-6, &what);
         let (scale, shift, residual) = (random([output]), random([output]), random(plain().dims()));
-        let all = || {
-            let (scale, shift, residual) = (Some(scale.clone()), Some(shift.clone()), Some(residual.clone()));
-            conv2d(x.clone(), w.clone(), &options, Epilogue { scale, shift, residual, act: Some(Pointwise::Gelu) })
-        };
-        agree(all, 2e-6, &what);
+        for act in [None, Some(Pointwise::Gelu), Some(Pointwise::Relu)] {
+            let all = || {
+                let (scale, shift, residual) = (Some(scale.clone()), Some(shift.clone()), Some(residual.clone()));
+                conv2d(x.clone(), w.clone(), &options, Epilogue { scale, shift, residual, act })
+            };
+            agree(all, 2e-6, &what);
+        }
     }
+}
+
+#[test]
+fn pooling_takes_every_kernel() {
+    for (size, kernel, stride, padding, dilation) in [
+        ([112, 112], [3, 3], [2, 2], [(1, 1), (1, 1)], [1, 1]),
+        ([7, 9], [2, 2], [2, 2], [(0, 0), (0, 0)], [1, 1]),
+        ([10, 33], [3, 2], [1, 3], [(1, 0), (0, 1)], [2, 1]),
+        ([5, 5], [5, 5], [1, 1], [(2, 2), (2, 2)], [1, 1]),
+    ] {
+        let [height, width] = size;
+        let options = MaxPoolOptions { kernel_size: kernel, stride, padding, dilation, ceil_mode: false };
+        let x = random([2, 3, height, width]);
+        agree(|| max_pool2d(x.clone(), options.clone()), 0.0, &format!("{kernel:?} over {size:?}"));
+    }
+    let y = max_pool2d(
+        Tensor::full([1, 1, 2, 4], f32::NAN, &Device::flex()),
+        MaxPoolOptions::new([2, 2]).with_stride([2, 2]),
+    );
+    assert!(y.into_data().iter::<f32>().all(f32::is_nan));
 }
 
 #[test]
@@ -179,7 +212,7 @@ fn quantized_rows_keep_their_own_scale() {
 fn attention_takes_every_mask_and_shape() {
     let padding = |batch: usize, keys: usize| {
         let mask: Vec<bool> = (0..batch * keys).map(|i| (i % keys) >= keys - (i / keys) % keys.min(4)).collect();
-        Tensor::<2, Bool>::from_data(burn::tensor::TensorData::new(mask, [batch, keys]), &Device::flex())
+        Tensor::<2, Bool>::from_data(TensorData::new(mask, [batch, keys]), &Device::flex())
     };
     for (batch, queries, keys, heads, groups, dim) in [
         (1, 1, 1, 1, 1, 8),
@@ -340,7 +373,7 @@ fn attention_reads_bytes() {
             agree(|| attention(q.clone(), k8.clone(), v.clone(), options()), tolerance, &what);
             agree(|| attention_weights(q.clone(), k.clone(), v8.clone(), options()).0, tolerance, &what);
             let floats = attention(q.clone(), k.clone(), v.clone(), options());
-            close(attention(q.clone(), k8.clone(), v8.clone(), options()), floats, 3e-2, &what);
+            close(attention(q.clone(), k8.clone(), v8.clone(), options()), floats, 5e-2, &what);
         }
     }
 }

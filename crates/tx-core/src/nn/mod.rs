@@ -37,7 +37,7 @@ pub use linear::{Linear, project};
 pub use norm::{LayerNorm, RmsNorm};
 pub use relative::relative_position_bucket;
 pub use rope::{Pairs, Rope, RopeParameters, RopeTable, RopeType};
-pub use tx_kernels::{KvPrecision, KvTensor, SsdParameters, linear_transposed, selective_scan, ssd_scan};
+pub use tx_kernels::{KvPrecision, KvTensor, SsdParameters, linear_transposed, max_pool2d, selective_scan, ssd_scan};
 
 /// A parameter that is drawn from a normal distribution with this deviation on first use, if it is not loaded before.
 pub fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Param<Tensor<D>> {

@@ -1,5 +1,6 @@
-//! Convolutions as products: output channels are rows, and the pixels of the result are the lanes of vectors.
+//! Convolutions and pooling.
 //!
+//! A convolution is a product: output channels are rows, and the pixels of the result are the lanes of vectors.
 //! The pixels under a kernel are gathered for one panel of the result at a time, in a buffer that stays in the caches, so
 //! that the matrix of all of them never exists; the result comes out as it is laid out.
 
@@ -96,22 +97,13 @@ impl Conv<'_> {
 
     /// Scales, shifts, adds the residual and applies the activation to some pixels of a channel of the result, and writes
     /// them.
-    fn finish(&self, image: usize, channel: usize, first: usize, line: &mut [f32]) {
-        if let Some(scale) = self.scale {
-            line.iter_mut().for_each(|x| *x *= scale[channel]);
-        }
-        if let Some(shift) = self.shift {
-            line.iter_mut().for_each(|x| *x += shift[channel]);
-        }
+    fn finish(&self, image: usize, channel: usize, first: usize, line: &[f32]) {
         let at = (image * self.groups * self.outputs + channel) * self.pixels() + first;
-        if let Some(residual) = self.residual {
-            line.iter_mut().zip(&residual[at..]).for_each(|(x, residual)| *x += residual);
-        }
-        if let Some(act) = self.act {
-            rows::pointwise(act, line);
-        }
+        let scale = self.scale.map_or(1.0, |scale| scale[channel]);
+        let shift = self.shift.map_or(0.0, |shift| shift[channel]);
         // SAFETY: the task that has these pixels alone writes them.
-        unsafe { self.out.get().add(at).copy_from_nonoverlapping(line.as_ptr(), line.len()) };
+        let out = unsafe { std::slice::from_raw_parts_mut(self.out.get().add(at).cast(), line.len()) };
+        rows::finish(line, scale, shift, self.residual.map(|residual| &residual[at..]), self.act, out);
     }
 
     /// One channel, which sees no other.
@@ -134,12 +126,29 @@ impl Conv<'_> {
                     rows::add_scaled(weight, from, self.axes.stride[1], to);
                 }
             }
-            self.finish(image, channel, row * output[1], &mut line);
+            self.finish(image, channel, row * output[1], &line);
         }
     }
 }
 
 impl Axes {
+    /// What a kernel gives over an input with zeros around it, before and after each axis; `None` if it does not fit in.
+    pub fn new(
+        input: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [(usize, usize); 2],
+        dilation: [usize; 2],
+    ) -> Option<Self> {
+        let mut output = [0; 2];
+        for axis in 0..2 {
+            let padded = input[axis] + padding[axis].0 + padding[axis].1;
+            let reach = dilation[axis] * (kernel[axis].checked_sub(1)?) + 1;
+            output[axis] = padded.checked_sub(reach)?.checked_div(stride[axis])? + 1;
+        }
+        Some(Self { input, output, kernel, stride, padding: padding.map(|(before, _)| before), dilation })
+    }
+
     /// The place of the input that a place of the result sees through an element of the kernel, if there is one.
     fn source(&self, axis: usize, place: usize, element: usize) -> Option<usize> {
         let place = place * self.stride[axis] + element * self.dilation[axis];
@@ -154,6 +163,49 @@ impl Axes {
         let first = padding.saturating_sub(shift).div_ceil(stride).clamp(columns.start, columns.end);
         let end = (self.input[1] + padding).saturating_sub(shift).div_ceil(stride).clamp(first, columns.end);
         (first - columns.start..end - columns.start, (first * stride + shift).saturating_sub(padding))
+    }
+}
+
+/// The largest of what each pixel sees of its channel, see [`crate::max_pool2d`].
+#[derive(Debug, Clone, Copy)]
+pub struct MaxPool<'a> {
+    /// `[planes, height, width]`
+    pub x: &'a [f32],
+    pub planes: usize,
+    pub axes: Axes,
+    /// `[planes, height', width']`
+    pub out: Out,
+}
+
+impl MaxPool<'_> {
+    /// # Safety
+    /// `out` is valid for the result, and nothing else refers to it.
+    pub unsafe fn run(&self) {
+        let Axes { input, output, kernel, stride, .. } = self.axes;
+        parallel(self.planes, |plane| {
+            let x = &self.x[plane * input[0] * input[1]..][..input[0] * input[1]];
+            let mut column = super::Scratch::<f32>::take(input[1]);
+            let mut line = super::Scratch::<f32>::take(output[1]);
+            for row in 0..output[0] {
+                // First over the rows of the kernel, in which pixels lie beside each other.
+                column.fill(f32::NEG_INFINITY);
+                for y in (0..kernel[0]).filter_map(|ky| self.axes.source(0, row, ky)) {
+                    rows::maximum(&x[y * input[1]..][..input[1]], 1, &mut column);
+                }
+                line.fill(f32::NEG_INFINITY);
+                for kx in 0..kernel[1] {
+                    let (inside, start) = self.axes.inside(0..output[1], kx);
+                    if !inside.is_empty() {
+                        rows::maximum(&column[start..], stride[1], &mut line[inside]);
+                    }
+                }
+                // SAFETY: this task alone writes this plane.
+                unsafe {
+                    let to = self.out.get().add((plane * output[0] + row) * output[1]);
+                    to.copy_from_nonoverlapping(line.as_ptr(), line.len());
+                }
+            }
+        });
     }
 }
 
@@ -187,8 +239,8 @@ impl WithSimd for Block<'_> {
             Strip { start: packed.as_ptr(), stride: width }
         };
         let finish = |start: usize, sums: &mut [f32]| {
-            for (i, line) in sums.chunks_exact_mut(width).enumerate() {
-                of.finish(image, row + start + i, first, &mut line[..count]);
+            for (i, line) in sums.chunks_exact(width).enumerate() {
+                of.finish(image, row + start + i, first, &line[..count]);
             }
         };
         // SAFETY: the panel has `width` columns at each step.

@@ -46,13 +46,13 @@ mod transposed;
 use burn::backend::flex::{FlexQTensor, FlexTensor, Layout};
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
 use burn::tensor::kind::Basic;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Bytes, DType, Int, Shape, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use self::attention::{Attention, View};
-use self::conv::{Axes, Conv};
+use self::conv::{Axes, Conv, MaxPool};
 use self::product::{Factor, Out, Weight, parallel};
 pub use self::scratch::Lines;
 use self::scratch::{Aligned, Scratch};
@@ -422,14 +422,8 @@ pub fn linear_transposed<const D: usize>(
 pub fn conv2d(x: &Tensor<4>, weight: &Tensor<4>, options: &ConvOptions<2>, epilogue: &Epilogue) -> Option<Tensor<4>> {
     let ([batch, channels, height, width], [out, inputs, kernel_height, kernel_width]) = (x.dims(), weight.dims());
     let (groups, kernel) = (options.groups, [kernel_height, kernel_width]);
-    let input = [height, width];
-    let mut output = [0; 2];
-    for axis in 0..2 {
-        let padded = input[axis] + options.padding[axis].0 + options.padding[axis].1;
-        let reach = options.dilation[axis] * (kernel[axis].checked_sub(1)?) + 1;
-        output[axis] = padded.checked_sub(reach)? / options.stride[axis] + 1;
-    }
-    let shape = [batch, out, output[0], output[1]];
+    let axes = Axes::new([height, width], kernel, options.stride, options.padding, options.dilation)?;
+    let shape = [batch, out, axes.output[0], axes.output[1]];
     let per_channel = |x: &Option<Tensor<1>>| x.as_ref().is_none_or(|x| x.dims() == [out]);
     let fits = inputs > 0
         && channels == groups * inputs
@@ -451,14 +445,7 @@ pub fn conv2d(x: &Tensor<4>, weight: &Tensor<4>, options: &ConvOptions<2>, epilo
         groups,
         inputs,
         outputs: out / groups,
-        axes: Axes {
-            input,
-            output,
-            kernel,
-            stride: options.stride,
-            padding: options.padding_begin(),
-            dilation: options.dilation,
-        },
+        axes,
         scale: scale.as_ref().map(slice),
         shift: shift.as_ref().map(slice),
         residual: residual.as_ref().map(slice),
@@ -467,6 +454,19 @@ pub fn conv2d(x: &Tensor<4>, weight: &Tensor<4>, options: &ConvOptions<2>, epilo
     };
     // SAFETY: every channel and pixel of the result is written.
     Some(unsafe { create(shape, |out| conv(out).run()) })
+}
+
+/// See [`crate::max_pool2d`].
+pub fn max_pool2d(x: &Tensor<4>, options: &MaxPoolOptions<2>) -> Option<Tensor<4>> {
+    let [batch, channels, height, width] = x.dims();
+    if options.ceil_mode {
+        return None;
+    }
+    let axes = Axes::new([height, width], options.kernel_size, options.stride, options.padding, options.dilation)?;
+    let x = floats(x)?;
+    let shape = [batch, channels, axes.output[0], axes.output[1]];
+    // SAFETY: every plane of the result is written.
+    Some(unsafe { create(shape, |out| MaxPool { x: slice(&x), planes: batch * channels, axes, out }.run()) })
 }
 
 /// The elements of a tensor if it is given; `None` if it is not what [`floats`] takes.

@@ -1,5 +1,7 @@
 //! Kernels on plain slices: no tensors, no threads.
 
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 
 use crate::Pointwise;
@@ -145,6 +147,37 @@ multiversion! {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = factor.mul_add(*from, *to));
         } else {
             to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = factor.mul_add(*from, *to));
+        }
+    }
+
+    /// `to[i] = max(to[i], from[i · stride])`, as far as both go; NaN stays.
+    pub fn maximum(from: &[f32], stride: usize, to: &mut [f32]) {
+        let larger = |to: f32, from: f32| if from > to || from.is_nan() { from } else { to };
+        if stride == 1 {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = larger(*to, *from));
+        } else {
+            to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = larger(*to, *from));
+        }
+    }
+
+    /// `out = act(x · scale + shift + residual)`, as far as `out` goes.
+    pub fn finish(
+        x: &[f32],
+        scale: f32,
+        shift: f32,
+        residual: Option<&[f32]>,
+        act: Option<Pointwise>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        let is_relu = matches!(act, Some(Pointwise::Relu));
+        let end = |x: f32| if is_relu { relu_of(x) } else { x };
+        let x = x[..out.len()].iter().map(|x| x.mul_add(scale, shift));
+        let out = match residual {
+            Some(residual) => write(x.zip(&residual[..out.len()]).map(|(x, residual)| end(x + residual)), out),
+            None => write(x.map(end), out),
+        };
+        if let Some(act) = act.filter(|_| !is_relu) {
+            pointwise(act, out);
         }
     }
 
@@ -375,6 +408,17 @@ multiversion! {
     pub fn sum(x: &[f32]) -> f32 {
         reduce(x, 0.0, |a, v| a + v)
     }
+}
+
+/// Writes as many elements as there is room for.
+#[inline(always)]
+fn write(x: impl ExactSizeIterator<Item = f32>, out: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    assert_eq!(x.len(), out.len());
+    for (out, x) in out.iter_mut().zip(x) {
+        out.write(x);
+    }
+    // SAFETY: every element was just written.
+    unsafe { out.assume_init_mut() }
 }
 
 /// `out = x + y`.

@@ -124,8 +124,9 @@ pub unsafe fn tile<S: Simd, const V: usize, const C: usize, const UNIT_STEP: boo
     let (mut x, mut next, mut left) = (x, next, steps);
     // SAFETY: `left` counts the steps that x and w still have.
     unsafe {
-        while left >= LINE {
-            if UNIT_STEP && !next.is_null() {
+        // Of steps that lie apart, four at a time would be more addresses than there are registers.
+        while UNIT_STEP && left >= LINE {
+            if !next.is_null() {
                 for i in 0..C {
                     prefetch(next.wrapping_add(i * w.column));
                 }
@@ -133,17 +134,21 @@ pub unsafe fn tile<S: Simd, const V: usize, const C: usize, const UNIT_STEP: boo
             }
             for _ in 0..LINE / 4 {
                 for i in 0..4 {
-                    step::<S, V, C>(&mut sums, x.add(i * V * lanes), &columns, i * stride);
+                    step::<S, V, C>(&mut sums, x.add(i * V * lanes), &columns, i);
                 }
                 x = x.add(4 * V * lanes);
                 for column in &mut columns {
-                    *column = column.wrapping_add(4 * stride);
+                    *column = column.wrapping_add(4);
                 }
             }
             left -= LINE;
         }
-        for i in 0..left {
-            step::<S, V, C>(&mut sums, x.add(i * V * lanes), &columns, i * stride);
+        for _ in 0..left {
+            step::<S, V, C>(&mut sums, x, &columns, 0);
+            x = x.wrapping_add(V * lanes);
+            for column in &mut columns {
+                *column = column.wrapping_add(stride);
+            }
         }
         for (i, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {

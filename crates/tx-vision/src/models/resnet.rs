@@ -4,13 +4,12 @@
 //! Reference: transformers 5.23.0, `models/resnet/modeling_resnet.py`.
 
 use burn::module::Module;
-use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::nn::{Activation, BatchNorm2d, Conv2d, Linear};
+use tx_core::nn::{Activation, BatchNorm2d, Conv2d, Linear, max_pool2d};
 use tx_core::task::{
     ImageClassifier, ImageClassifierOutput, ImageInputs, ImageLimits, Record, VisionModel, VisionModelOutput,
 };

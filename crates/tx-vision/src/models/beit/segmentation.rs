@@ -3,13 +3,15 @@
 //! Paper: Xiao et al., 2018 (arXiv:1807.10221).
 
 use burn::module::{Module, Param};
-use burn::tensor::module::{adaptive_avg_pool2d, max_pool2d};
+use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::nn::{Activation, BatchNorm2d, Conv2d, Interpolation, constant, interpolate, linear_transposed, normal};
+use tx_core::nn::{
+    Activation, BatchNorm2d, Conv2d, Interpolation, constant, interpolate, linear_transposed, max_pool2d, normal,
+};
 use tx_core::task::{ImageInputs, ImageLimits, Record, SemanticSegmenter};
 use tx_core::weights::load::{Parts, Pretrained, Rename};
 

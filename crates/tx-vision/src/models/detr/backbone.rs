@@ -4,13 +4,12 @@
 //! Reference: timm 1.0, `models/resnet.py`.
 
 use burn::module::Module;
-use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use tx_core::Result;
 use tx_core::config::{Check, ModelConfig};
-use tx_core::nn::{Activation, BatchNorm2d, Conv2d};
+use tx_core::nn::{Activation, BatchNorm2d, Conv2d, max_pool2d};
 
 use crate::models::resnet::{ResNetBackbone, ResNetConfig};
 
