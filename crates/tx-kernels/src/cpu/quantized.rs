@@ -304,21 +304,23 @@ mod vnni {
             let Columns { first: column, width } = self.columns;
             let count = width.min(self.factor.columns - column);
             let sums = &self.weight.sums[column..column + count];
-            for (r, line) in totals.chunks_exact(width).take(R).enumerate() {
+            for (r, line) in totals.chunks_exact_mut(width).take(R).enumerate() {
                 let (scale, zero) = (self.x.scales[first + r], self.x.zeros[first + r]);
-                // SAFETY: this task alone refers to these columns of these rows. They are only written.
-                let to = unsafe {
-                    let to = self.factor.out.get().add((first + r) * self.factor.columns + column);
-                    std::slice::from_raw_parts_mut(to, count)
-                };
-                for ((to, &total), &sum) in to.iter_mut().zip(line).zip(sums) {
-                    *to = scale * (-zero).mul_add(sum, total);
+                // What is written is not in a cache: it is complete before.
+                let line = &mut line[..count];
+                for (total, &sum) in line.iter_mut().zip(sums) {
+                    *total = scale * (-zero).mul_add(sum, *total);
                 }
                 if let Some(bias) = self.factor.bias {
-                    to.iter_mut().zip(&bias[column..column + count]).for_each(|(to, bias)| *to += bias);
+                    line.iter_mut().zip(&bias[column..column + count]).for_each(|(total, bias)| *total += bias);
                 }
                 if let Some(act) = self.act {
-                    rows::pointwise(act, to);
+                    rows::pointwise(act, line);
+                }
+                // SAFETY: this task alone refers to these columns of these rows.
+                unsafe {
+                    let to = self.factor.out.get().add((first + r) * self.factor.columns + column);
+                    to.copy_from_nonoverlapping(line.as_ptr(), count);
                 }
             }
         }
