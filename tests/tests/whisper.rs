@@ -160,10 +160,13 @@ fn trials() -> Result<Vec<Trial>> {
             let name = format!("{name}/pipeline/{}", recorded.call.name);
             trials.push(Trial::test(name, move || answered(&model, &speech, &recorded).map_err(failed)));
         }
+        let speech = Arc::clone(&speech);
+        trials.push(Trial::test(format!("{name}/refused"), move || refused(&model, &speech).map_err(failed)));
     }
     let Tokens { prompts, outputs } = read(&data().join("tokens.json"))?;
     trials.push(Trial::test("tokens/prompts", move || encoded(&prompts).map_err(failed)));
     trials.push(Trial::test("tokens/outputs", move || decoded(&outputs).map_err(failed)));
+    trials.push(Trial::test("tokens/far", || far().map_err(failed)));
     Ok(trials)
 }
 
@@ -324,6 +327,28 @@ fn generated(model: &Path, speech: &Audio, recorded: &Generated) -> Result<()> {
     Ok(())
 }
 
+/// Settings and arguments that no model can use.
+fn refused(model: &Path, speech: &Audio) -> Result<()> {
+    let times = || json!({ "return_token_timestamps": true });
+    for (settings, arguments, expected) in [
+        (json!({ "no_timestamps_token_id": u32::MAX }), json!({}), "`no_timestamps_token_id`: token id 4294967295"),
+        (json!({ "forced_decoder_ids": [[1, 1_000_000]] }), json!({}), "`forced_decoder_ids`: token id 1000000"),
+        (json!({ "alignment_heads": [[0, 1], [0, 1]] }), times(), "`alignment_heads`: head 1 of layer 0 twice"),
+        (json!({ "alignment_heads": [[7, 0]] }), times(), "`alignment_heads`: no head 0 in layer 7"),
+        (json!({}), json!({ "max_new_tokens": 0 }), "max_new_tokens: 0, expected 1 to "),
+    ] {
+        let (settings, arguments) = (parse(&settings)?, parse(&arguments)?);
+        let call = Call { name: String::new(), samples: [0, RATE as usize], settings, timeless: false, arguments };
+        let (folder, options) = (write_model(model, &call)?, options(&call.arguments)?);
+        let features = FeatureExtractor::from_folder(folder.path())?.extract(&part(speech, call.samples)?)?;
+        let generator = WhisperGenerator::from_folder(folder.path(), &LoadOptions::default());
+        let output = generator.and_then(|generator| generator.generate(&features, &options));
+        let Err(error) = output else { bail!("{call:?} is not refused") };
+        ensure!(error.to_string().contains(expected), "{error}, expected {expected}");
+    }
+    Ok(())
+}
+
 /// The last segment that starts before a frame.
 fn shown(segments: &[WhisperSegment], seek: usize) -> String {
     let before = segments.iter().rfind(|segment| segment.start * 100.0 < seek as f64);
@@ -400,6 +425,19 @@ fn encoded(prompts: &[Prompt]) -> Result<()> {
     for text in ["<|en|>", "well <|endoftext|>"] {
         ensure!(tokens.prompt_ids(text).is_err(), "{text:?} is a prompt");
     }
+    Ok(())
+}
+
+/// A token whose id is beyond all vocabularies.
+fn far() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    write_tokenizer(folder.path())?;
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Value = read(&path)?;
+    tokenizer["model"]["vocab"]["<|notimestamps|>"] = json!(2_000_000_000);
+    fs::write(&path, tokenizer.to_string())?;
+    let Err(error) = WhisperTokens::from_folder(folder.path()) else { bail!("it is not refused") };
+    ensure!(error.to_string().contains("`<|notimestamps|>` has the id 2000000000, expected less than"), "{error}");
     Ok(())
 }
 

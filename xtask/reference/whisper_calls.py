@@ -260,7 +260,6 @@ MULTILINGUAL = Model(
         pipe("segments", 9.0, return_timestamps=True, generate_kwargs=SHORT),
         pipe("segments-language", 9.0, return_timestamps=True, return_language=True, generate_kwargs=SHORT),
         pipe("words", 9.0, return_timestamps="word", generate_kwargs=SHORT),
-        pipe("words-timeless", 9.0, timeless=True, return_timestamps="word", generate_kwargs=SHORT | dict(num_beams=1)),
         pipe("long-text", 75.0, generate_kwargs=LONG),
         pipe("long-segments", 75.0, return_timestamps=True, generate_kwargs=LONG),
         pipe("long-segments-language", 75.0, return_timestamps=True, return_language=True, generate_kwargs=LONG),

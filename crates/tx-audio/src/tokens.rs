@@ -18,6 +18,9 @@ use tx_core::tokenizer::{EncodeOptions, Text, Tokenizer};
 
 pub use asr::{AsrOptions, AsrOutput, Chunk};
 
+/// How many ids there may be up to the first token of time: each of them is looked at. Whisper has 50 365.
+const MAX_IDS: u32 = 1 << 20;
+
 /// HF's `WhisperTokenizer`.
 #[derive(Debug)]
 pub struct WhisperTokens {
@@ -44,14 +47,19 @@ impl WhisperTokens {
     /// The tokens of a tokenizer.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if it lacks a token that Whisper needs.
+    /// [`Error::Tokenizer`] if it lacks a token that Whisper needs, or has it behind all too many others.
     pub fn new(tokenizer: Tokenizer) -> Result<Self> {
         let needed = |token: &str| {
             let missing =
                 || Error::tokenizer(tokenizer.path(), format_args!("no token `{token}`, which Whisper needs"));
             tokenizer.token_to_id(token).ok_or_else(missing)
         };
-        let timestamp_begin = needed("<|notimestamps|>")? + 1;
+        let no_timestamps = needed("<|notimestamps|>")?;
+        if no_timestamps >= MAX_IDS {
+            let reason = format_args!("`<|notimestamps|>` has the id {no_timestamps}, expected less than {MAX_IDS}");
+            return Err(Error::tokenizer(tokenizer.path(), reason));
+        }
+        let timestamp_begin = no_timestamps + 1;
         let named = tokenizer.special();
         let eos = match &named.eos {
             Some(token) => token.id,

@@ -9,8 +9,9 @@ use tx_core::{Error, Result};
 
 use crate::batch::{Scorer, take_rows};
 use crate::config::EarlyStopping;
-use crate::generate::{Call, Finish, Generated, Hooks, Sequence, Stats, TokenLogprob, top_k};
+use crate::generate::{Call, Finish, Generated, Hooks, Sequence, Stats, TokenLogprob};
 use crate::processors::LogitsProcessorList;
+use crate::row::{no_token, top_k};
 use crate::sample::{Sampler, log_softmax};
 use crate::scores::Scored;
 
@@ -22,13 +23,16 @@ pub(crate) const NEVER: f32 = -1e9;
 pub(crate) trait Search {
     /// Takes the log-probabilities of what follows each beam, `[beams, vocab]`. Returns which of the beams each of the
     /// new ones continues.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if nothing may follow, and nothing has ended.
     fn advance(
         &mut self,
         scores: &mut [f32],
         call: &Call<'_>,
         hooks: &mut Hooks<'_>,
         ends_all: Option<Finish>,
-    ) -> Vec<usize>;
+    ) -> Result<Vec<usize>>;
 
     /// Whether nothing better can be found, or nothing more may be looked for.
     fn over(&self) -> bool;
@@ -36,7 +40,7 @@ pub(crate) trait Search {
     /// The last token of each beam.
     fn tokens(&self) -> Vec<u32>;
 
-    /// The best sequences, so many, the best first.
+    /// The best sequences, so many, the best first; fewer if no others are possible.
     fn into_sequences(self, count: usize, call: &Call<'_>) -> Vec<Sequence>;
 }
 
@@ -70,7 +74,7 @@ pub(crate) fn search<S: Search>(
         let (mut next, mut rows, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
         for (place, (&prompt, scores)) in live.iter().zip(scores.chunks_exact_mut(size.max(1))).enumerate() {
             let search = &mut searches[prompt];
-            let origins = search.advance(scores, call, hooks, ends_all);
+            let origins = search.advance(scores, call, hooks, ends_all)?;
             if !search.over() {
                 next.push(prompt);
                 rows.extend(origins.into_iter().map(|beam| place * width + beam.min(width - 1)));
@@ -86,7 +90,15 @@ pub(crate) fn search<S: Search>(
         stats.passes += 1;
     }
     let each = call.config.num_return_sequences.max(1);
-    let sequences = searches.into_iter().flat_map(|search| search.into_sequences(each, call)).collect();
+    let mut sequences = Vec::with_capacity(count * each);
+    for search in searches {
+        let best = search.into_sequences(each, call);
+        if best.len() < each {
+            let expected = format!("at most {}: processors and constraints make all others impossible", best.len());
+            return Err(Error::input("num_return_sequences", each, expected));
+        }
+        sequences.extend(best);
+    }
     Ok(call.generated(sequences, stats))
 }
 
@@ -187,7 +199,7 @@ impl Search for BeamSearch {
         call: &Call<'_>,
         hooks: &mut Hooks<'_>,
         ends_all: Option<Finish>,
-    ) -> Vec<usize> {
+    ) -> Result<Vec<usize>> {
         let config = call.config;
         let beams = self.running.len();
         let vocab = scores.len() / beams;
@@ -200,6 +212,13 @@ impl Search for BeamSearch {
         }
         let keep = candidates(beams, config.eos_token_id.len());
         let best = if config.do_sample { draw_distinct(&mut self.sampler, scores, keep) } else { top_k(scores, keep) };
+
+        if !best.iter().any(is_possible) {
+            let length = self.running.first().map_or(self.prompt, |beam| beam.ids.len());
+            self.over = true;
+            // Those that have ended before are the result.
+            return if self.finished.is_empty() { Err(no_token(length)) } else { Ok(Vec::new()) };
+        }
 
         // Why each of them ends, if it does.
         let mut ids = Vec::new();
@@ -228,7 +247,7 @@ impl Search for BeamSearch {
         let length = ids.len() - self.prompt;
         let penalised = |score: f32, length: usize| score / (length as f64).powf(config.length_penalty) as f32;
         for (rank, end) in ends.iter().enumerate().take(beams) {
-            if let Some(finish) = *end {
+            if let Some(finish) = end.filter(|_| is_possible(&best[rank])) {
                 let score = penalised(best[rank].score, length);
                 self.finished.push(Hypothesis { beam: continued(rank, score), score, finish });
             }
@@ -250,7 +269,7 @@ impl Search for BeamSearch {
             || full && config.early_stopping == EarlyStopping::Yes
             || ends.iter().all(Option::is_some);
         self.running = running;
-        origins
+        Ok(origins)
     }
 
     fn over(&self) -> bool {
@@ -262,8 +281,9 @@ impl Search for BeamSearch {
     }
 
     fn into_sequences(self, count: usize, _: &Call<'_>) -> Vec<Sequence> {
-        // Too few have ended only if nothing could be chosen any more.
-        let rest = self.running.into_iter().map(|beam| Hypothesis { score: beam.score, beam, finish: Finish::Length });
+        // Too few have ended only if little could be chosen any more.
+        let running = self.running.into_iter().filter(|beam| beam.score > f32::NEG_INFINITY);
+        let rest = running.map(|beam| Hypothesis { score: beam.score, beam, finish: Finish::Length });
         let best = self.finished.into_iter().chain(rest).take(count);
         let sequence = |Hypothesis { beam, score, finish }| Sequence {
             ids: beam.ids,
@@ -276,6 +296,11 @@ impl Search for BeamSearch {
         };
         best.map(sequence).collect()
     }
+}
+
+/// Whether a continuation may be chosen at all.
+pub(crate) fn is_possible(continuation: &Scored) -> bool {
+    continuation.score > f32::NEG_INFINITY
 }
 
 /// Adds to every score; NaN becomes impossible.

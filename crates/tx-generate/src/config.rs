@@ -42,6 +42,9 @@ const QUANTIZED: &str = "quantized";
 /// The bits that it may round them to.
 const BITS: &str = "8";
 
+/// Logits divided by less than this may be no numbers any more.
+const LEAST_TEMPERATURE: f64 = 1e-30;
+
 /// One row per option: its name, its type, the type that sets it, its default, and the numbers that it may have.
 macro_rules! options {
     (
@@ -128,7 +131,7 @@ options! {
         num_beam_groups: usize as usize = 1, ROWS;
         /// What a token loses for each earlier group that chose it at this step.
         diversity_penalty: f64 as f64 = 0.0, FINITE;
-        /// Drafts with the model's own heads for later tokens.
+        /// Drafts with the model's own heads for later tokens, which no model has here: refused.
         use_mtp: bool as bool = false, ANY;
 
         /// Keeps keys and values of the tokens so far.
@@ -138,7 +141,7 @@ options! {
         /// Arguments of that cache. Of the quantized one these are `nbits`, which is 8 if nothing else is said; the others
         /// say how Python's libraries go about it.
         cache_config: Option<Value> as Value = None, ANY;
-        /// The room that a static cache has at least, in tokens.
+        /// The room that Python's static cache has at least, in tokens; without effect on one that grows.
         max_cache_len: Option<usize> as usize = None, SIZE;
         /// The prompt is computed in pieces of so many tokens.
         prefill_chunk_size: Option<usize> as usize = None, SIZE;
@@ -187,7 +190,7 @@ options! {
         remove_invalid_values: bool as bool = false, ANY;
         /// Makes logits log-probabilities again after all that changed them.
         renormalize_logits: bool as bool = false, ANY;
-        /// Replaces the prompt's last token by one that begins with its text.
+        /// Replaces the prompt's last token by one that begins with its text, which is not here: refused.
         token_healing: bool as bool = false, ANY;
         /// How much further than without a prompt the prompt moves the logits; 1 for no guidance.
         guidance_scale: Option<f64> as f64 = None, FINITE;
@@ -196,9 +199,9 @@ options! {
 
         /// Results per prompt.
         num_return_sequences: usize as usize = 1, ROWS;
-        /// Keeps attention maps.
+        /// Keeps attention maps. Generation keeps none: refused where a call asks for them, without effect in a file.
         output_attentions: bool as bool = false, ANY;
-        /// Keeps hidden states.
+        /// Keeps hidden states: as `output_attentions`.
         output_hidden_states: bool as bool = false, ANY;
         /// Keeps the scores that tokens were chosen by.
         output_scores: bool as bool = false, ANY;
@@ -216,7 +219,7 @@ options! {
         /// The first token of a decoder that has an encoder.
         decoder_start_token_id: Option<u32> as u32 = None, ANY;
 
-        /// The model drafts for another one.
+        /// Python marks the settings of a draft by it; without effect here.
         is_assistant: bool as bool = false, ANY;
         /// Tokens that are drafted at once.
         num_assistant_tokens: usize as usize = 20, SIZE;
@@ -229,15 +232,15 @@ options! {
         prompt_lookup_num_tokens: Option<usize> as usize = None, SIZE;
         /// How many of the last ones are looked for at most; 2 if `None`.
         max_matching_ngram_size: Option<usize> as usize = None, SIZE;
-        /// Drafts with the model's first layers, so many.
+        /// Drafts with the model's first layers, so many, which is not here: refused.
         assistant_early_exit: Option<usize> as usize = None, SIZE;
-        /// The draft's tokens that are aligned again where tokenizers differ.
+        /// The draft's tokens that are aligned again where tokenizers differ; here they never do.
         assistant_lookbehind: usize as usize = 10, COUNT;
-        /// The model's tokens that are aligned again where tokenizers differ.
+        /// The model's tokens that are aligned again where tokenizers differ; here they never do.
         target_lookbehind: usize as usize = 10, COUNT;
         /// Accepts drafts against a mixture with this share of the model's distribution.
         assistant_ensemble_weight: Option<f64> as f64 = None, PART;
-        /// HF's name of a kind of drafting.
+        /// HF's name of a kind of drafting, of which none is here: refused.
         speculation_type: Option<String> as String = None, ANY;
 
         /// Arguments of Python's compiler, which have no effect here.
@@ -289,8 +292,7 @@ impl GenerationConfig {
         let keys = Config::from_file(path)?;
         let mut config = Self::default();
         config.read(path, "", |key| keys.get(key))?;
-        config.check_supported(&keys)?;
-        Ok(config)
+        config.of_file(&keys)
     }
 
     /// The options among the keys of a model's `config.json`, as models had them before there was a file for them.
@@ -309,8 +311,29 @@ impl GenerationConfig {
         if model.get("force_bos_token_to_be_generated") == Some(&Value::Bool(true)) {
             config.forced_bos_token_id = config.bos_token_id;
         }
-        config.check_supported(model)?;
-        Ok(config)
+        config.of_file(model)
+    }
+
+    /// What was read of a file, if it is supported.
+    fn of_file(mut self, keys: &Config) -> Result<Self> {
+        self.check_supported(keys)?;
+        // Configs of models say this about their forward passes.
+        (self.output_attentions, self.output_hidden_states) = (false, false);
+        Ok(self)
+    }
+
+    /// The first option that asks for what is not here, its value, and what it could be.
+    fn not_here(&self) -> Option<(&'static str, String, &'static str)> {
+        let asked = |asked: bool| asked.then(|| "true".to_owned());
+        let early_exit = self.assistant_early_exit.map(|layers| layers.to_string());
+        let speculation = self.speculation_type.as_deref().map(|name| name.escape_debug().take(60).collect());
+        let options = [
+            ("use_mtp", asked(self.use_mtp), "false; drafts come from an assistant or `prompt_lookup_num_tokens`"),
+            ("token_healing", asked(self.token_healing), "false"),
+            ("assistant_early_exit", early_exit, "null; an assistant is a model of its own"),
+            ("speculation_type", speculation, "null; drafts come from an assistant or `prompt_lookup_num_tokens`"),
+        ];
+        options.into_iter().find_map(|(name, value, expected)| Some((name, value?, expected)))
     }
 
     /// Rejects ways of decoding that HF moved out of the library and that are not here either.
@@ -326,6 +349,9 @@ impl GenerationConfig {
         }
         if let Some(bits) = self.unsupported_bits() {
             return Err(unsupported("cache_config.nbits", &bits, BITS));
+        }
+        if let Some((key, value, supported)) = self.not_here() {
+            return Err(unsupported(key, &value, supported));
         }
         let searches = "greedy search, sampling, beam search, diverse beam search, assisted generation";
         if let Some(alpha) = keys.get("penalty_alpha").filter(|alpha| alpha.as_f64() != Some(0.0) && !self.do_sample) {
@@ -378,9 +404,19 @@ impl GenerationConfig {
         {
             return wrong("min_length", self.min_length.to_string(), format!("at most `max_length`, which is {most}"));
         }
-        if self.do_sample && self.temperature <= 0.0 {
-            let expected = "a number above 0; for greedy search turn `do_sample` off";
-            return wrong("temperature", self.temperature.to_string(), expected.into());
+        if self.do_sample && self.temperature < LEAST_TEMPERATURE {
+            let expected = format!("at least {LEAST_TEMPERATURE:?}; for greedy search turn `do_sample` off");
+            return wrong("temperature", format!("{:?}", self.temperature), expected);
+        }
+        if let Some((option, value, expected)) = self.not_here() {
+            return wrong(option, value, expected.into());
+        }
+        for (option, asked) in
+            [("output_attentions", self.output_attentions), ("output_hidden_states", self.output_hidden_states)]
+        {
+            if asked {
+                return wrong(option, "true".into(), "false; a forward pass with a `Record` keeps them".into());
+            }
         }
         let (bos, eos) = (self.forced_bos_token_id.as_slice(), self.forced_eos_token_id.as_slice());
         for (name, forced) in [("forced_bos_token_id", bos), ("forced_eos_token_id", eos)] {
@@ -432,6 +468,18 @@ impl GenerationConfig {
         }
     }
 
+    /// Whether something sets how long sequences may become.
+    pub fn has_length(&self) -> bool {
+        self.max_new_tokens.is_some() || self.max_length.is_some()
+    }
+
+    /// Allows so many new tokens if nothing sets a length, or more if more are asked for.
+    pub fn or_new_tokens(&mut self, most: usize) {
+        if !self.has_length() {
+            self.max_new_tokens = Some(most.max(self.min_new_tokens.unwrap_or(1)));
+        }
+    }
+
     /// Whether a token ends a sequence.
     pub fn is_eos(&self, id: u32) -> bool {
         self.eos_token_id.contains(&id)
@@ -464,130 +512,4 @@ impl GenerationConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    /// The config of a folder with these files.
-    fn folder(files: &[(&str, &str)]) -> Result<GenerationConfig> {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            fs::write(folder.path().join(name), text).unwrap();
-        }
-        GenerationConfig::from_folder(folder.path())
-    }
-
-    #[test]
-    fn files_win_over_defaults() {
-        let text = r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 3], "top_k": null,
-            "pad_token_id": -1, "transformers_version": "4.31.0", "seed": 3, "early_stopping": "never"}"#;
-        let config = folder(&[("generation_config.json", text), ("config.json", r#"{"eos_token_id": 9}"#)]).unwrap();
-        let expected = GenerationConfig {
-            do_sample: true,
-            temperature: 0.6,
-            top_p: 0.9,
-            eos_token_id: vec![2, 3],
-            early_stopping: EarlyStopping::Never,
-            ..GenerationConfig::default()
-        };
-        assert_eq!(config, expected);
-        assert_eq!((config.top_k, config.pad_id()), (50, Some(2)));
-    }
-
-    #[test]
-    fn without_a_file_the_model_config_serves() {
-        let text = r#"{"model_type": "bart", "bos_token_id": 0, "eos_token_id": 2, "num_beams": 4, "min_length": 12,
-            "force_bos_token_to_be_generated": true, "decoder": {"pad_token_id": 1, "num_beams": 6}}"#;
-        let config = folder(&[("config.json", text)]).unwrap();
-        assert_eq!((config.num_beams, config.min_length, config.pad_token_id), (4, 12, Some(1)));
-        assert_eq!((config.forced_bos_token_id, config.eos_token_id), (Some(0), vec![2]));
-        assert!(matches!(folder(&[]), Err(Error::MissingFile { .. })));
-    }
-
-    #[test]
-    fn errors_name_file_key_value_and_range() {
-        let message = |text| folder(&[("generation_config.json", text)]).unwrap_err().to_string();
-        let found = message(r#"{"top_p": 1.5}"#);
-        assert!(found.ends_with("generation_config.json: `top_p`: 1.5 is out of range, expected 0 to 1"), "{found}");
-        let found = message(r#"{"num_beams": "four"}"#);
-        assert!(found.ends_with("`num_beams`: expected an integer of at least 0, found `four`"), "{found}");
-        assert!(message(r#"{"penalty_alpha": 0.6}"#).contains("`penalty_alpha` is `0.6`, which is not supported"));
-        assert!(message(r#"{"cache_implementation": "magic"}"#).contains("`magic`"));
-    }
-
-    #[test]
-    fn the_quantized_cache_has_8_bits() {
-        let config = |text: &str| folder(&[("generation_config.json", text)]);
-        let precision = |text: &str| config(text).unwrap().kv_precision();
-        assert_eq!(
-            precision(r#"{"cache_implementation": "dynamic", "cache_config": {"nbits": 4}}"#),
-            KvPrecision::Float
-        );
-        for keys in ["{}", "null", r#"{"nbits": 8, "backend": "hqq"}"#, r#"{"nbits": null}"#] {
-            let text = format!(r#"{{"cache_implementation": "quantized", "cache_config": {keys}}}"#);
-            assert_eq!(precision(&text), KvPrecision::Int8, "{keys}");
-        }
-        for bits in ["4", "2", "\"8\"", "[8]"] {
-            let text = format!(r#"{{"cache_implementation": "quantized", "cache_config": {{"nbits": {bits}}}}}"#);
-            let error = config(&text).unwrap_err().to_string();
-            assert!(error.contains("`cache_config.nbits` is") && error.contains("supported"), "{error}");
-        }
-        let mut config = GenerationConfig { cache_config: Some(serde_json::json!({"nbits": 4})), ..Default::default() };
-        assert!(config.validate().is_ok());
-        config.overrides(Overrides { cache_implementation: Some("quantized".into()), ..Overrides::default() });
-        assert_eq!(config.validate().unwrap_err().to_string(), "cache_config: `nbits` of 4, expected 8");
-    }
-
-    #[test]
-    fn calls_win_also_with_the_neutral_value() {
-        let mut config = GenerationConfig { num_beams: 4, repetition_penalty: 1.3, ..GenerationConfig::default() };
-        config.overrides(Overrides {
-            num_beams: Some(1),
-            repetition_penalty: Some(1.0),
-            max_new_tokens: Some(7),
-            eos_token_id: Some(vec![5]),
-            ..Overrides::default()
-        });
-        assert_eq!((config.num_beams, config.repetition_penalty, config.max_new_tokens), (1, 1.0, Some(7)));
-        assert_eq!((config.max_length_for(3), config.is_eos(5), config.top_k), (10, true, 50));
-    }
-
-    #[test]
-    fn lengths() {
-        let mut config = GenerationConfig::default();
-        assert_eq!(config.max_length_for(5), 25);
-        config.max_length = Some(12);
-        assert_eq!(config.max_length_for(5), 12);
-        config.max_new_tokens = Some(3);
-        assert_eq!(config.max_length_for(5), 8);
-    }
-
-    #[test]
-    fn contradictions_are_named() {
-        let message = |config: GenerationConfig| config.validate().unwrap_err().to_string();
-        let default = GenerationConfig::default();
-        assert!(default.validate().is_ok());
-        assert_eq!(
-            message(GenerationConfig { num_return_sequences: 3, ..default.clone() }),
-            "num_return_sequences: 3, expected 1 for greedy search; set `do_sample` or `num_beams`"
-        );
-        assert_eq!(
-            message(GenerationConfig { num_return_sequences: 3, num_beams: 2, ..default.clone() }),
-            "num_return_sequences: 3, expected at most `num_beams`, which is 2"
-        );
-        assert_eq!(
-            message(GenerationConfig { min_new_tokens: Some(9), max_new_tokens: Some(4), ..default.clone() }),
-            "min_new_tokens: 9, expected at most `max_new_tokens`, which is 4"
-        );
-        assert_eq!(message(GenerationConfig { top_p: f64::NAN, ..default.clone() }), "top_p: NaN, expected 0 to 1");
-        let groups = GenerationConfig { num_beams: 4, num_beam_groups: 2, ..default.clone() };
-        assert!(message(groups).starts_with("diversity_penalty: 0, expected a number above 0"));
-        let sampling = GenerationConfig { do_sample: true, temperature: 0.0, ..default.clone() };
-        assert!(message(sampling).starts_with("temperature: 0, expected a number above 0"));
-        let forced = GenerationConfig { forced_eos_token_id: vec![2], suppress_tokens: vec![1, 2], ..default.clone() };
-        assert!(message(forced).starts_with("forced_eos_token_id: [2], expected"));
-        let bad = GenerationConfig { bad_words_ids: vec![vec![1, 99]], ..default };
-        assert_eq!(bad.validate_ids(50).unwrap_err().to_string(), "bad_words_ids: token id 99, expected ids below 50");
-    }
-}
+mod tests;

@@ -47,8 +47,8 @@ const MAX_MESSAGE: usize = 600;
 /// What may stand between the parts of JSON: nothing, a space, or a line end with an indentation. It is bounded: white
 /// space for ever follows a grammar that allows any.
 const WHITE_SPACE: &str = r"[ ]|\r?\n[ \t]{0,16}";
-/// How many places of other sequences a [`ConstraintProcessor`] remembers: twice the beams of any reasonable search.
-const REMEMBERED: usize = 128;
+/// The most tokens that follow a grammar where nothing says how many may: a text that is cut does not follow it.
+pub const STRUCTURED_TOKENS: usize = 1024;
 
 /// What a text must follow from its first to its last character.
 #[derive(Debug, Clone, PartialEq)]
@@ -315,6 +315,16 @@ impl Constraint {
             reason => reason.is_ok(),
         }
     }
+
+    /// Whether these tokens from here on, with or without one that ends a text, are a whole text of the grammar.
+    ///
+    /// # Errors
+    /// As [`Constraint::accept`].
+    pub fn is_whole(&self, ids: &[u32]) -> Result<bool> {
+        let mut place = self.clone();
+        ids.iter().try_for_each(|&id| place.accept(id))?;
+        Ok(place.complete())
+    }
 }
 
 /// A constraint on what is generated after a prompt, whatever sequences are asked about: it remembers the places of the
@@ -322,12 +332,14 @@ impl Constraint {
 pub struct ConstraintProcessor {
     start: Constraint,
     places: VecDeque<(Vec<u32>, Constraint)>,
+    /// How many places are kept.
+    sequences: usize,
 }
 
 impl ConstraintProcessor {
     /// A processor that begins at `start`.
     pub fn new(start: Constraint) -> Self {
-        Self { start, places: VecDeque::new() }
+        Self { start, places: VecDeque::new(), sequences: 1 }
     }
 }
 
@@ -338,19 +350,25 @@ impl LogitsProcessor for ConstraintProcessor {
             place.mask(scores);
             return;
         }
-        let before = self.places.iter().filter(|(known, _)| generated.starts_with(known));
-        let before = before.max_by_key(|(known, _)| known.len());
-        let (mut place, rest) = match before {
-            Some((known, place)) => (place.clone(), &generated[known.len()..]),
-            None => (self.start.clone(), generated),
-        };
+        let before = self.places.iter().enumerate().filter(|(_, (known, _))| generated.starts_with(known));
+        let before = before.max_by_key(|(_, (known, _))| known.len()).map(|(at, _)| at);
+        // The state of a parser is large: it is copied only where another sequence may go on from the same place.
+        let taken = before.and_then(|at| match self.sequences {
+            0 | 1 => self.places.remove(at),
+            _ => self.places.get(at).cloned(),
+        });
+        let (known, mut place) = taken.unwrap_or_else(|| (Vec::new(), self.start.clone()));
         // Where a token is refused, only the end is left.
-        let _ = rest.iter().try_for_each(|&token| place.accept(token));
+        let _ = generated[known.len()..].iter().try_for_each(|&token| place.accept(token));
         place.mask(scores);
-        if self.places.len() == REMEMBERED {
+        while self.places.len() >= self.sequences.max(1) {
             self.places.pop_front();
         }
         self.places.push_back((generated.to_vec(), place));
+    }
+
+    fn remember(&mut self, sequences: usize) {
+        self.sequences = sequences;
     }
 }
 
@@ -363,7 +381,7 @@ impl Constraint {
 }
 
 impl Generator<'_> {
-    /// Continues a prompt with JSON that is read as a `T`.
+    /// Continues a prompt with JSON that is read as a `T`: of [`STRUCTURED_TOKENS`] at most where nothing sets a length.
     ///
     /// # Errors
     /// Those of [`Generator::generate`]; [`Error::Input`] if the text is cut before it is whole, by `max_new_tokens` for
@@ -374,10 +392,12 @@ impl Generator<'_> {
         prompt: &[u32],
         config: &GenerationConfig,
     ) -> Result<T> {
+        let mut config = config.clone();
+        config.or_new_tokens(self.room(prompt.len(), STRUCTURED_TOKENS));
         let vocabulary = Vocabulary::new(tokenizer, &config.eos_token_id)?;
         let constraint = Constraint::new(&Grammar::of::<T>(), &vocabulary)?;
         let mut hooks = Hooks { extras: Some(Box::new(|row| constraint.extras(row))), ..Hooks::default() };
-        let generated = self.generate(&[prompt.to_vec()], config, &mut hooks)?;
+        let generated = self.generate(&[prompt.to_vec()], &config, &mut hooks)?;
         let ids = generated.sequences.first().map(Sequence::new_ids).unwrap_or_default();
         parse(&tokenizer.decode(ids, true)?)
     }

@@ -7,10 +7,11 @@
 
 use tx_core::Result;
 
-use crate::beam::{Beam, NEVER, Own, Search, add, candidates, search};
+use crate::beam::{Beam, NEVER, Own, Search, add, candidates, is_possible, search};
 use crate::config::EarlyStopping;
-use crate::generate::{Call, Finish, Generated, Hooks, Sequence, top_k};
+use crate::generate::{Call, Finish, Generated, Hooks, Sequence};
 use crate::processors::{LogitsProcessorList, before_diversity};
+use crate::row::{no_token, top_k};
 use crate::scores::Scored;
 
 /// Runs a diverse beam search.
@@ -92,6 +93,9 @@ fn penalised(score: f32, length: usize, call: &Call<'_>) -> f64 {
 impl DiverseSearch {
     /// One step of one group, whose beams have these scores, `[beams, vocab]`. `chosen` are the tokens that the groups
     /// before it chose. Returns which of its beams the new ones continue.
+    ///
+    /// # Errors
+    /// [`Error::Input`](tx_core::Error::Input) if nothing may follow, and nothing has ended.
     fn advance_group(
         &mut self,
         group: usize,
@@ -99,7 +103,7 @@ impl DiverseSearch {
         chosen: &[u32],
         call: &Call<'_>,
         hooks: &Hooks<'_>,
-    ) -> Vec<usize> {
+    ) -> Result<Vec<usize>> {
         let config = call.config;
         let group = &mut self.groups[group];
         let beams = group.running.len();
@@ -119,7 +123,13 @@ impl DiverseSearch {
             add(scores, beam.score);
         }
         let best = top_k(scores, candidates(beams, config.eos_token_id.len()));
-        let length = group.running.first().map_or(0, |beam| beam.ids.len()) + 1 - self.prompt;
+        let before = group.running.first().map_or(0, |beam| beam.ids.len());
+        if !best.iter().any(is_possible) {
+            group.done = true;
+            // Those that have ended before are the result.
+            return if group.hypotheses.is_empty() { Err(no_token(before)) } else { Ok((0..beams).collect()) };
+        }
+        let length = before + 1 - self.prompt;
 
         let (mut running, mut origins) = (Vec::with_capacity(beams), Vec::with_capacity(beams));
         for (rank, &Scored { score, id }) in best.iter().enumerate() {
@@ -127,7 +137,7 @@ impl DiverseSearch {
             if !config.is_eos(token) {
                 running.push(group.running[beam].then(token, score, own.of(beam)));
                 origins.push(beam);
-            } else if rank < beams {
+            } else if rank < beams && is_possible(&best[rank]) {
                 // HF forgets which of several tokens ended a hypothesis, and writes the first.
                 let mut ended = group.running[beam].then(token, score, own.of(beam));
                 if let (Some(last), Some(&first)) = (ended.ids.last_mut(), config.eos_token_id.first()) {
@@ -150,7 +160,7 @@ impl DiverseSearch {
             group.done = config.early_stopping == EarlyStopping::Yes || worst >= attainable;
         }
         group.running = running;
-        origins
+        Ok(origins)
     }
 }
 
@@ -161,7 +171,7 @@ impl Search for DiverseSearch {
         call: &Call<'_>,
         hooks: &mut Hooks<'_>,
         ends_all: Option<Finish>,
-    ) -> Vec<usize> {
+    ) -> Result<Vec<usize>> {
         let size = scores.len() / self.groups.len().max(1);
         let (mut origins, mut chosen) = (Vec::new(), Vec::new());
         for (group, scores) in scores.chunks_exact_mut(size.max(1)).enumerate() {
@@ -173,7 +183,7 @@ impl Search for DiverseSearch {
                 origins.extend(first..first + beams);
                 continue;
             }
-            let from = self.advance_group(group, scores, &chosen, call, hooks);
+            let from = self.advance_group(group, scores, &chosen, call, hooks)?;
             chosen.extend(self.groups[group].running.iter().filter_map(|beam| beam.ids.last().copied()));
             origins.extend(from.into_iter().map(|beam| first + beam));
         }
@@ -190,7 +200,7 @@ impl Search for DiverseSearch {
         };
         if let Some(finish) = finish {
             for group in self.groups.iter_mut().filter(|group| !group.done) {
-                for beam in group.running.clone() {
+                for beam in group.running.clone().into_iter().filter(|beam| beam.score > f32::NEG_INFINITY) {
                     let score = penalised(beam.score, beam.ids.len() - self.prompt, call);
                     group.add(beam, score, finish);
                 }
@@ -198,7 +208,7 @@ impl Search for DiverseSearch {
             }
         }
         self.over = self.groups.iter().all(|group| group.done);
-        origins
+        Ok(origins)
     }
 
     fn over(&self) -> bool {

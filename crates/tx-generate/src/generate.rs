@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device};
@@ -17,8 +18,8 @@ use tx_core::{Error, Result, device};
 use crate::batch::{Kept, Scorer, take_rows};
 use crate::config::GenerationConfig;
 use crate::processors::{Extras, LogitsProcessorList, processors_with};
-use crate::sample::{Sampler, argmax, random_seed};
-use crate::scores::{self, Scored};
+use crate::row::Row;
+use crate::sample::random_seed;
 use crate::session::Session;
 use crate::speculative::DraftLength;
 use crate::{beam, diverse, speculative};
@@ -109,6 +110,19 @@ pub enum Finish {
     Time,
     /// [`Hooks::step`] said so.
     Cancelled,
+}
+
+impl Finish {
+    /// The reason in one word, as it stands in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Length => "length",
+            Self::Stop => "stop",
+            Self::Time => "time",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// A token with its log-probability.
@@ -224,6 +238,14 @@ impl<'m> Generator<'m> {
         Ok(self)
     }
 
+    /// How many tokens may follow a prompt of so many where nobody says how many should: `most`, or fewer if the model
+    /// was made for no more; one at least.
+    pub fn room(&self, prompt: usize, most: usize) -> usize {
+        // The last token is not sent through the model.
+        let room = self.limits.longest_prompt().map_or(most, |max| max.saturating_add(1).saturating_sub(prompt));
+        room.clamp(1, most.max(1))
+    }
+
     /// A conversation: what the next prompt shares with the last sequence is not computed again.
     pub fn session(&self) -> Session<'m> {
         Session::new(self.clone())
@@ -282,6 +304,8 @@ pub(crate) struct Call<'a> {
     /// How long the sequence of each prompt may become, the prompt included.
     pub(crate) limits: Vec<usize>,
     pub(crate) vocab_size: usize,
+    /// How many sequences each list of processors is asked about in turn.
+    sequences: usize,
     context: Option<usize>,
     /// What stands where there is no token: any id that the model can embed.
     pub(crate) pad: u32,
@@ -315,6 +339,14 @@ impl<'a> Call<'a> {
             });
         }
         let most = prompts.iter().map(|prompt| limit(prompt.len(), config, limits)).collect::<Result<Vec<_>>>()?;
+        warn_beyond(&most, limits);
+        let sequences = match (config.num_beams, &generator.assistant) {
+            (1, None) => 1,
+            // Those of a draft, and the one before it.
+            (1, Some(_)) => config.num_assistant_tokens.saturating_add(1),
+            // Those of this step and of the one before.
+            (beams, _) => beams.saturating_mul(2),
+        };
         Ok(Self {
             model: generator.model,
             device: &generator.device,
@@ -323,6 +355,7 @@ impl<'a> Call<'a> {
             precision,
             limits: most,
             vocab_size: limits.vocab_size,
+            sequences,
             context: limits.max_length,
             pad: config.pad_id().filter(|&pad| (pad as usize) < limits.vocab_size).unwrap_or(0),
             seed: config.seed.unwrap_or_else(random_seed),
@@ -366,7 +399,9 @@ impl<'a> Call<'a> {
         config.max_new_tokens = Some(self.limits[prompt] - self.prompts[prompt].len());
         config.seed = Some(self.seed);
         let extras = hooks.extras.as_mut().map(|extras| extras(sequence)).unwrap_or_default();
-        processors_with(&config, config.do_sample, Extras { row: sequence, ..extras })
+        let mut processors = processors_with(&config, config.do_sample, Extras { row: sequence, ..extras });
+        processors.iter_mut().for_each(|processor| processor.remember(self.sequences));
+        processors
     }
 
     /// Why a sequence ends with its last token, if it does.
@@ -389,12 +424,12 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A prompt has tokens, all of the vocabulary, and no more than the model can take.
+/// A prompt has tokens, all of the vocabulary, and no more than the model can take or was made for.
 fn check_prompt(what: &str, prompt: &[u32], limits: &TextLimits) -> Result<()> {
     if prompt.is_empty() {
         return Err(Error::input(what, "no tokens", "at least one token"));
     }
-    if let Some(max) = limits.max_length.filter(|&max| prompt.len() > max) {
+    if let Some(max) = limits.longest_prompt().filter(|&max| prompt.len() > max) {
         return Err(Error::input(
             what,
             format_args!("{} tokens", prompt.len()),
@@ -411,7 +446,7 @@ fn check_prompt(what: &str, prompt: &[u32], limits: &TextLimits) -> Result<()> {
 fn limit(prompt: usize, config: &GenerationConfig, limits: &TextLimits) -> Result<usize> {
     let mut limit = config.max_length_for(prompt);
     // HF shortens its own default to what the model can take, and nothing else.
-    if let (None, None, Some(max)) = (config.max_new_tokens, config.max_length, limits.max_length) {
+    if let (None, None, Some(max)) = (config.max_new_tokens, config.max_length, limits.longest_prompt()) {
         limit = limit.min(max);
     }
     if limit <= prompt {
@@ -432,106 +467,19 @@ fn limit(prompt: usize, config: &GenerationConfig, limits: &TextLimits) -> Resul
     }
 }
 
-/// A sequence that grows token by token.
-pub(crate) struct Row {
-    /// The prompt, and what was chosen so far.
-    pub(crate) ids: Vec<u32>,
-    pub(crate) limit: usize,
-    pub(crate) finish: Option<Finish>,
-    processors: LogitsProcessorList,
-    pub(crate) sampler: Sampler,
-    prompt: usize,
-    logprobs: Vec<TokenLogprob>,
-    scores: Vec<Vec<f32>>,
-    logits: Vec<Vec<f32>>,
-}
-
-impl Row {
-    /// Sequence `sequence` of the call, which continues prompt `prompt`.
-    pub(crate) fn new(call: &Call<'_>, prompt: usize, sequence: usize, hooks: &mut Hooks<'_>) -> Self {
-        let ids = &call.prompts[prompt];
-        Self {
-            ids: ids.clone(),
-            limit: call.limits[prompt],
-            finish: None,
-            processors: call.processors(prompt, sequence, hooks),
-            sampler: Sampler::new(call.seed, sequence),
-            prompt: ids.len(),
-            logprobs: Vec::new(),
-            scores: Vec::new(),
-            logits: Vec::new(),
-        }
+/// Says once that sequences may become longer than what the model was made for.
+fn warn_beyond(lengths: &[usize], limits: &TextLimits) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let context = limits.context.filter(|_| limits.max_length.is_none());
+    // The last token is not sent through the model.
+    let beyond = lengths.iter().copied().max().zip(context).filter(|&(longest, context)| longest - 1 > context);
+    if let Some((longest, context)) = beyond
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            "{longest} tokens may be generated, but the model was made for {context}: what comes after may be bad"
+        );
     }
-
-    /// What the processors make of the scores of the next token.
-    pub(crate) fn process(&mut self, scores: &mut [f32]) {
-        for processor in &mut self.processors {
-            processor.process(&self.ids, self.prompt, scores);
-        }
-    }
-
-    /// Adds the token that `choose` takes from the processed scores.
-    pub(crate) fn push(
-        &mut self,
-        call: &Call<'_>,
-        hooks: &Hooks<'_>,
-        scores: &mut [f32],
-        choose: impl FnOnce(&mut Self, &mut [f32]) -> u32,
-    ) -> u32 {
-        // Scores are copied only where somebody asks for them.
-        let own = (hooks.logprobs.is_some() || call.config.output_logits).then(|| scores.to_vec());
-        self.process(scores);
-        let token = choose(self, scores);
-        if call.config.output_scores {
-            self.scores.push(scores.to_vec());
-        }
-        if let Some(own) = own {
-            self.logprobs.extend(hooks.logprobs.map(|top| TokenLogprob::new(&own, token, top)));
-            self.logits.extend(call.config.output_logits.then_some(own));
-        }
-        self.ids.push(token);
-        token
-    }
-
-    /// The token that the config's way of choosing takes.
-    pub(crate) fn choose(&mut self, call: &Call<'_>, scores: &[f32]) -> u32 {
-        if call.config.do_sample { self.sampler.draw(scores) } else { argmax(scores) }
-    }
-
-    pub(crate) fn into_sequence(self) -> Sequence {
-        Sequence {
-            ids: self.ids,
-            prompt: self.prompt,
-            finish: self.finish.unwrap_or(Finish::Length),
-            score: None,
-            logprobs: self.logprobs,
-            scores: self.scores,
-            logits: self.logits,
-        }
-    }
-}
-
-impl TokenLogprob {
-    /// From scores of any offset.
-    pub(crate) fn new(all: &[f32], token: u32, top: usize) -> Self {
-        let max = scores::max(all);
-        let offset = f64::from(max) + scores::total(all, max).ln();
-        let logprob = |score: f32| (f64::from(score) - offset) as f32;
-        let top = top_k(all, top);
-        Self {
-            token,
-            logprob: all.get(token as usize).map_or(f32::NEG_INFINITY, |&score| logprob(score)),
-            top: top.into_iter().map(|token| (token.id, logprob(token.score))).collect(),
-        }
-    }
-}
-
-/// The `k` largest scores, the best first, and of equals the first.
-pub(crate) fn top_k(all: &[f32], k: usize) -> Vec<Scored> {
-    let mut top = Vec::new();
-    scores::largest(all, k, &mut top);
-    top.sort_unstable_by(Scored::order);
-    top
 }
 
 /// Tokens one by one: greedy, or drawn.
@@ -554,7 +502,7 @@ fn generate(call: &Call<'_>, hooks: &mut Hooks<'_>, kept: &mut Option<Kept>) -> 
         for (&place, scores) in places.iter().zip(scores.chunks_exact_mut(vocab.max(1))) {
             let row = &mut rows[place];
             if row.finish.is_none() {
-                let token = row.push(call, hooks, scores, |row, scores| row.choose(call, scores));
+                let token = row.push(call, hooks, scores, |row, scores| row.choose(call, scores))?;
                 row.finish = call.finish(place, &row.ids, row.limit, hooks);
                 new.push((place, token));
             }

@@ -7,6 +7,7 @@
 //! | `batch` | rows on their way through a model: padding, cache, guidance |
 //! | `beam`, `diverse` | beam search, and with groups |
 //! | `conditioned` | [`Conditioned`]: a decoder with what its encoder has seen |
+//! | `row` | a sequence that grows token by token |
 //! | `speculative` | drafts of a smaller model or of the prompt, which a pass checks |
 //! | [`session`] | [`Session`]: a conversation, whose beginning is not computed again |
 //! | [`mod@processors`] | what changes scores before a token is chosen |
@@ -24,6 +25,7 @@ pub mod constraint;
 mod diverse;
 pub mod generate;
 pub mod processors;
+mod row;
 pub mod sample;
 mod scores;
 pub mod session;

@@ -18,8 +18,10 @@ use tx_core::{Error, Result};
 
 use crate::batch::{Batch, Kept, drops_last, forgets};
 use crate::config::AssistantSchedule;
-use crate::generate::{Assistant, Call, Generated, Hooks, Row, Stats};
+use crate::generate::{Assistant, Call, Generated, Hooks, Stats};
+use crate::row::Row;
 use crate::sample::{argmax, softmax};
+use crate::scores;
 
 /// HF's default of `max_matching_ngram_size`.
 const NGRAM: usize = 2;
@@ -146,7 +148,7 @@ fn decode(
         stats.drafted_tokens += draft.tokens.len();
 
         let old = row.ids.len();
-        check(call, hooks, number, row, &draft, &mut scores);
+        check(call, hooks, number, row, &draft, &mut scores)?;
         let accepted = row.ids[old..].iter().zip(&draft.tokens).take_while(|(token, draft)| token == draft).count();
         stats.accepted_tokens += accepted;
 
@@ -178,23 +180,31 @@ fn decode(
 /// Adds the tokens of a draft that the model agrees with, and one of its own where it does not or the draft ends.
 ///
 /// `scores` are the model's after the last token and after each of the draft, `[draft + 1, vocab]`.
-fn check(call: &Call<'_>, hooks: &mut Hooks<'_>, number: usize, row: &mut Row, draft: &Draft, scores: &mut [f32]) {
+fn check(
+    call: &Call<'_>,
+    hooks: &mut Hooks<'_>,
+    number: usize,
+    row: &mut Row,
+    draft: &Draft,
+    scores: &mut [f32],
+) -> Result<()> {
     let vocab = scores.len() / (draft.tokens.len() + 1);
     for (place, scores) in scores.chunks_exact_mut(vocab.max(1)).enumerate() {
         let proposed = draft.tokens.get(place).copied();
         let token = match (proposed, draft.probabilities.get(place)) {
             (Some(proposed), Some(q)) => {
-                row.push(call, hooks, scores, |row, scores| accept_or_draw(call, row, proposed, q, scores))
+                row.push(call, hooks, scores, |row, scores| accept_or_draw(call, row, proposed, q, scores))?
             }
             // A token that was not drawn has all the probability of its draft: what the model chooses for itself, and
             // then compares, has the right distribution.
-            _ => row.push(call, hooks, scores, |row, scores| row.choose(call, scores)),
+            _ => row.push(call, hooks, scores, |row, scores| row.choose(call, scores))?,
         };
         row.finish = call.finish(number, &row.ids, row.limit, hooks);
         if row.finish.is_some() || proposed != Some(token) {
             break;
         }
     }
+    Ok(())
 }
 
 /// The proposed token, which was drawn from `q`, or another one: so that it is distributed as the model's scores say.
@@ -288,6 +298,10 @@ impl<'m> ModelDrafter<'m> {
             // One of them may have rows beyond the vocabulary.
             scores.resize(call.vocab_size, f32::NEG_INFINITY);
             row.process(&mut scores);
+            // The model says what becomes of that.
+            if scores::max(&scores) == f32::NEG_INFINITY {
+                break;
+            }
             let token = row.choose(call, &scores);
             softmax(&mut scores);
             let confidence = scores.get(token as usize).map_or(0.0, |&probability| f64::from(probability));

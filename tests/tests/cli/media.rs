@@ -210,13 +210,40 @@ fn speech_is_written_down() {
         (vec!["--language", "en"], "--language: given for a CTC model"),
         (vec!["--return-timestamps"], "return_timestamps: segments of a CTC model"),
         (vec!["--output", document.as_str()], "--output"),
-        (vec!["--stride-length-s", "1,2,3"], "--stride-length-s: 3 numbers"),
+        (vec!["--chunk-length-s", "9", "--stride-length-s", "1,2,3"], "--stride-length-s: 3 numbers"),
+        (vec!["--chunk-length-s", "0", "--stride-length-s", "1"], "stride_length_s: given without `chunk_length_s`"),
         (vec!["--chunk-length-s=-1"], "chunk_length_s"),
+        (vec!["--seed", "1", "--temperature", "1"], "given for a CTC model"),
     ] {
         let message = fails(&[&run[..], &[speech], &extra[..]].concat());
         assert!(message.contains(expected), "{extra:?}: {message}");
     }
     assert_eq!(tx(&[&run[..], &[speech, "--return-timestamps", "sentence"]].concat()).code, Some(2));
+    assert_eq!(tx(&[&run[..], &[speech, "--stride-length-s", "1"]].concat()).code, Some(2));
+}
+
+#[test]
+fn what_whisper_draws_depends_on_the_seed() {
+    let model = Model::of_data("whisper/multilingual");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(data("whisper").join(name), model.file(name)).unwrap();
+    }
+    let run = ["run", "automatic-speech-recognition", "--model", model.path(), sound("speech.wav")];
+    let drawn = |seed: &str| {
+        let args = ["--temperature", "1.5", "--max-new-tokens", "12", "--seed", seed];
+        json_of(&[&run[..], &args].concat())
+    };
+    let texts = ["1", "2", "3"].map(drawn);
+    assert_eq!(drawn("1"), texts[0]);
+    assert!(texts[1..].iter().any(|text| *text != texts[0]), "{texts:?}");
+    for (extra, expected) in [
+        (&["--seed", "1"][..], "--seed: given where nothing is drawn"),
+        (&["--seed", "1", "--temperature", "0"][..], "--seed: given where nothing is drawn"),
+        (&["--max-new-tokens", "0"][..], "max_new_tokens: 0, expected 1 to "),
+    ] {
+        let message = fails(&[&run[..], extra].concat());
+        assert!(message.contains(expected), "{extra:?}: {message}");
+    }
 }
 
 /// CLIP with a tokenizer of a few words.

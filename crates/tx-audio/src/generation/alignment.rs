@@ -4,9 +4,26 @@
 //! which tokens and which places belong together. Reference: `_extract_token_timestamps`.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 /// From one place of the encoder to the next, in seconds.
 const TIME_PRECISION: f64 = 0.02;
+
+/// Checks that a model has these heads, and that each is named once: a map of each is held.
+///
+/// `there` are the heads of each layer.
+pub(super) fn check_heads(heads: &[[usize; 2]], there: &[usize]) -> Result<(), String> {
+    let mut named = BTreeSet::new();
+    for &[layer, head] in heads {
+        if there.get(layer).is_none_or(|&count| head >= count) {
+            return Err(format!("no head {head} in layer {layer}"));
+        }
+        if !named.insert([layer, head]) {
+            return Err(format!("head {head} of layer {layer} twice, expected each head once"));
+        }
+    }
+    Ok(())
+}
 
 /// The attention of some heads.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -141,6 +158,21 @@ fn first_columns(costs: &[f64], rows: usize, columns: usize) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_are_named_once() {
+        assert_eq!(check_heads(&[[0, 1], [1, 2], [0, 0]], &[2, 3]), Ok(()));
+        assert_eq!(check_heads(&[], &[]), Ok(()));
+        for (heads, expected) in [
+            (&[[0, 2]][..], "no head 2 in layer 0"),
+            (&[[2, 0]][..], "no head 0 in layer 2"),
+            (&[[usize::MAX; 2]][..], "no head"),
+            (&[[1, 2], [0, 0], [1, 2]][..], "head 2 of layer 1 twice"),
+        ] {
+            let reason = check_heads(heads, &[2, 3]).unwrap_err();
+            assert!(reason.starts_with(expected), "{reason}");
+        }
+    }
 
     #[test]
     fn medians_are_taken_over_mirrored_rows() {

@@ -180,7 +180,27 @@ impl WhisperGenerationConfig {
 
     /// The first token of time: 0.00.
     pub fn timestamp_begin(&self) -> Option<u32> {
-        Some(self.keys.no_timestamps_token_id? + 1)
+        self.keys.no_timestamps_token_id?.checked_add(1)
+    }
+
+    /// Rejects tokens that a model with so many of them does not have.
+    pub(super) fn validate_ids(&self, vocab_size: usize) -> Result<()> {
+        let keys = &self.keys;
+        let mut ids = vec![("decoder_start_token_id", self.decoder_start_token_id)];
+        ids.extend(keys.no_timestamps_token_id.map(|id| ("no_timestamps_token_id", id)));
+        ids.extend(keys.prev_sot_token_id.map(|id| ("prev_sot_token_id", id)));
+        for (key, named) in [("lang_to_id", &keys.lang_to_id), ("task_to_id", &keys.task_to_id)] {
+            ids.extend(named.iter().flat_map(|ids| ids.values()).map(|&id| (key, id)));
+        }
+        let forced = keys.forced_decoder_ids.iter().flatten();
+        ids.extend(forced.filter_map(|&(_, id)| Some(("forced_decoder_ids", id?))));
+        match ids.into_iter().find(|&(_, id)| id as usize >= vocab_size) {
+            Some((key, id)) => {
+                let reason = format_args!("token id {id}, expected ids below {vocab_size}");
+                Err(Error::config(&self.path, key, reason))
+            }
+            None => Ok(()),
+        }
     }
 
     /// An [`Error::Config`] for a key that a call needs.
@@ -210,4 +230,52 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
         let key = e.path().to_string();
         Error::config(path, key, e.into_inner())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(keys: WhisperKeys) -> WhisperGenerationConfig {
+        WhisperGenerationConfig {
+            base: GenerationConfig::default(),
+            path: PathBuf::from("generation_config.json"),
+            decoder_start_token_id: 10,
+            keys,
+            median_filter_width: 7,
+        }
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_model() {
+        let ids = |id| Some(BTreeMap::from([("a".to_owned(), id)]));
+        let last = || WhisperKeys {
+            lang_to_id: ids(99),
+            task_to_id: ids(99),
+            no_timestamps_token_id: Some(99),
+            prev_sot_token_id: Some(99),
+            forced_decoder_ids: Some(vec![(1, None), (2, Some(99))]),
+            ..WhisperKeys::default()
+        };
+        assert!(config(last()).validate_ids(100).is_ok());
+        assert!(config(WhisperKeys::default()).validate_ids(10).is_err());
+        for (key, keys) in [
+            ("lang_to_id", WhisperKeys { lang_to_id: ids(100), ..last() }),
+            ("task_to_id", WhisperKeys { task_to_id: ids(100), ..last() }),
+            ("no_timestamps_token_id", WhisperKeys { no_timestamps_token_id: Some(100), ..last() }),
+            ("prev_sot_token_id", WhisperKeys { prev_sot_token_id: Some(100), ..last() }),
+            ("forced_decoder_ids", WhisperKeys { forced_decoder_ids: Some(vec![(1, Some(100))]), ..last() }),
+        ] {
+            let message = config(keys).validate_ids(100).unwrap_err().to_string();
+            let expected = format!("generation_config.json: `{key}`: token id 100, expected ids below 100");
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn no_token_follows_the_last() {
+        let keys = |id| WhisperKeys { no_timestamps_token_id: Some(id), ..WhisperKeys::default() };
+        assert_eq!(config(keys(30)).timestamp_begin(), Some(31));
+        assert_eq!(config(keys(u32::MAX)).timestamp_begin(), None);
+    }
 }

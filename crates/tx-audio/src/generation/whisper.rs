@@ -13,7 +13,7 @@ use tx_core::task::{
 };
 use tx_generate::GenerationConfig;
 
-use super::alignment::Maps;
+use super::alignment::{Maps, check_heads};
 use super::config::{PromptConditionType, WhisperGenerationConfig, WhisperOptions};
 use super::fallback::{Decoded, NoSpeech, Thresholds, WhisperAttempt};
 use super::prompt::{History, init_tokens};
@@ -85,7 +85,7 @@ impl WhisperGenerator {
     /// Loads a model and its settings from a folder.
     ///
     /// # Errors
-    /// As [`tx_core::registry::from_folder`] and [`WhisperGenerationConfig::from_folder`].
+    /// As [`tx_core::registry::from_folder`], [`WhisperGenerationConfig::from_folder`] and [`WhisperGenerator::new`].
     pub fn from_folder(folder: &Path, options: &LoadOptions) -> Result<Self> {
         // The settings first: if they cannot be used, no weights have been read for nothing.
         let config = WhisperGenerationConfig::from_folder(folder)?;
@@ -95,8 +95,10 @@ impl WhisperGenerator {
     /// A generator for a loaded model.
     ///
     /// # Errors
-    /// [`Error::Input`] for a model that does not hear spectrograms of a fixed size.
+    /// [`Error::Input`] for a model that does not hear spectrograms of a fixed size; [`Error::Config`] for settings with
+    /// tokens that it does not have.
     pub fn new(model: Auto<dyn SpeechToText>, config: WhisperGenerationConfig) -> Result<Self> {
+        config.validate_ids(model.limits.text.vocab_size)?;
         match model.limits.audio.layout {
             AudioLayout::Bands { mel, frames } => Ok(Self { model, config, mel, frames }),
             other => Err(Error::input("model", format_args!("{other:?}"), "one that takes [mel, frames]")),
@@ -158,6 +160,9 @@ impl WhisperGenerator {
             let frames = (total - seek).min(self.frames);
             let encoded = self.encode(features, seek, frames)?;
             if init.is_empty() {
+                let there: Vec<usize> = encoded.keys_values.iter().map(|[k, _]| k.dims()[2]).collect();
+                check_heads(call.heads.as_deref().unwrap_or_default(), &there)
+                    .map_err(|reason| Error::config(&self.config.path, "alignment_heads", reason))?;
                 let detect = |ids| self.detect_language(&encoded, ids);
                 init = init_tokens(&self.config, options, call.times.is_some(), detect)?;
                 let languages = self.config.keys.lang_to_id.iter().flatten();
@@ -217,6 +222,9 @@ impl WhisperGenerator {
         let mut base = self.config.base.clone();
         base.overrides(options.generation.clone());
         base.num_return_sequences = 1;
+        // Whether tokens are drawn is decided by the temperature of each attempt.
+        base.do_sample = false;
+        base.validate()?;
         let times = match (return_timestamps, keys.no_timestamps_token_id) {
             (false, _) => None,
             (true, None) => return Err(self.config.missing("no_timestamps_token_id", "`return_timestamps`")),

@@ -108,6 +108,7 @@ impl ModelConfig for WhisperConfig {
             text: TextLimits {
                 vocab_size: self.vocab_size,
                 max_length: Some(self.max_target_positions),
+                context: None,
                 positions: self.max_target_positions,
                 type_vocab_size: 0,
             },

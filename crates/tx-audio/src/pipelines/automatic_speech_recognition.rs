@@ -44,7 +44,7 @@ pub struct AutomaticSpeechRecognitionOptions {
     /// How long the pieces are in which a sound is heard, in seconds; the whole sound at once if `None`.
     pub chunk_length_s: Option<f64>,
     /// How much a piece shares with the one before and the one after it, in seconds; a sixth of its length each if
-    /// `None`.
+    /// `None`. It needs a `chunk_length_s`: a whole sound shares nothing.
     pub stride_length_s: Option<[f64; 2]>,
     /// Which parts of the text get their times.
     pub return_timestamps: Option<ReturnTimestamps>,
@@ -54,6 +54,13 @@ pub struct AutomaticSpeechRecognitionOptions {
     pub generate: WhisperOptions,
     /// Whether a terminal shows a bar while a long sound is heard; for one sound at a time.
     pub progress: bool,
+}
+
+impl AutomaticSpeechRecognitionOptions {
+    /// The length of pieces in seconds, if a sound is heard in any: HF's 0 stands for the whole.
+    fn piece_length(&self) -> Option<f64> {
+        self.chunk_length_s.filter(|&seconds| seconds != 0.0)
+    }
 }
 
 /// Parts of a text that get their times.
@@ -200,8 +207,11 @@ impl AutomaticSpeechRecognitionPipeline {
     /// A pipeline with other options that shares the model.
     ///
     /// # Errors
-    /// [`Error::Input`] for options that do not fit the model.
+    /// [`Error::Input`] for options that do not fit the model or each other.
     pub fn with_options(&self, mut options: AutomaticSpeechRecognitionOptions) -> Result<Self> {
+        if options.stride_length_s.is_some() && options.piece_length().is_none() {
+            return Err(Error::input("stride_length_s", "given without `chunk_length_s`", "both"));
+        }
         let wrong = |found: &str, expected: &str| Err(Error::input("return_timestamps", found, expected));
         match (&self.recognizer, options.return_timestamps) {
             (Recognizer::Ctc { .. }, Some(ReturnTimestamps::Segment)) => {
@@ -351,7 +361,7 @@ impl Pipeline for AutomaticSpeechRecognitionPipeline {
     fn preprocess(&self, sound: &Sound) -> Result<Vec<Piece>> {
         let recording = Recording::open(sound, self.extractor.sampling_rate(), self.options.progress)?;
         let (samples, recording) = (recording.len(), Arc::new(recording));
-        match self.options.chunk_length_s.filter(|&seconds| seconds != 0.0) {
+        match self.options.piece_length() {
             Some(seconds) => {
                 let pieces = pieces(samples, self.strides(seconds)?)?;
                 let piece = |(range, stride)| Piece { recording: recording.clone(), range, stride: Some(stride) };
@@ -463,6 +473,12 @@ fn kept_frames([samples, left, right]: [usize; 3], align_to: usize) -> Range<usi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_of_zero_makes_no_pieces() {
+        let of = |chunk_length_s| AutomaticSpeechRecognitionOptions { chunk_length_s, ..Default::default() };
+        assert_eq!([None, Some(0.0), Some(2.5)].map(|length| of(length).piece_length()), [None, None, Some(2.5)]);
+    }
 
     #[test]
     fn pieces_overlap_and_cover_the_sound() {

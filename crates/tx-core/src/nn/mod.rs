@@ -33,7 +33,7 @@ pub use conv1d::Conv1dLinear;
 pub use embedding::Embedding;
 pub use experts::{Router, Routing};
 pub use interpolate::{Interpolation, interpolate};
-pub use linear::{Linear, project};
+pub use linear::{HeadWeights, Linear, project};
 pub use norm::{LayerNorm, RmsNorm};
 pub use relative::relative_position_bucket;
 pub use rope::{Pairs, Rope, RopeParameters, RopeTable, RopeType};

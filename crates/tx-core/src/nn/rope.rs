@@ -94,6 +94,18 @@ impl RopeParameters {
         (head_dim as f64 * self.partial_rotary_factor.unwrap_or(1.0)) as usize
     }
 
+    /// How far a model with these rotations reaches, in tokens: as far as its config says in `max_position_embeddings`, or
+    /// further where a factor stretches what stands there as it was trained.
+    pub fn reach(&self, max_position_embeddings: usize) -> usize {
+        let trained = self.original_max_position_embeddings.unwrap_or(max_position_embeddings);
+        match (self.rope_type(), self.factor) {
+            (RopeType::Linear | RopeType::Dynamic | RopeType::Yarn | RopeType::Llama3, Some(factor)) => {
+                max_position_embeddings.max((trained as f64 * factor) as usize)
+            }
+            _ => max_position_embeddings,
+        }
+    }
+
     /// Rejects what is missing, of the wrong length, or not a number to compute with.
     ///
     /// # Errors
@@ -335,5 +347,27 @@ impl RopeTable {
     /// - x, output: `[batch, seq, heads, head_dim]`
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         tx_kernels::rotary(x, self.cos.clone(), self.sin.clone(), self.pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_reach_further_than_what_was_trained() {
+        let scaled = |rope_type, factor, original_max_position_embeddings| RopeParameters {
+            rope_type: Some(rope_type),
+            factor,
+            original_max_position_embeddings,
+            ..RopeParameters::default()
+        };
+        assert_eq!(RopeParameters::default().reach(2048), 2048);
+        assert_eq!(scaled(RopeType::Linear, Some(4.0), None).reach(2048), 8192);
+        assert_eq!(scaled(RopeType::Yarn, Some(4.0), Some(32_768)).reach(32_768), 131_072);
+        // Where the config says the longer length already.
+        assert_eq!(scaled(RopeType::Yarn, Some(40.0), Some(4096)).reach(163_840), 163_840);
+        assert_eq!(scaled(RopeType::Llama3, Some(8.0), Some(8192)).reach(131_072), 131_072);
+        assert_eq!(scaled(RopeType::LongRope, Some(32.0), Some(4096)).reach(131_072), 131_072);
     }
 }

@@ -526,7 +526,7 @@ mod tests {
 
     #[test]
     fn each_sound_has_as_many_texts() {
-        let text = TextLimits { vocab_size: 9, max_length: Some(4), positions: 4, type_vocab_size: 0 };
+        let text = TextLimits { vocab_size: 9, max_length: Some(4), context: None, positions: 4, type_vocab_size: 0 };
         let audio = AudioLimits { name: "input_features", layout: AudioLayout::Bands { mel: 1, frames: 2 } };
         let limits = SpeechToTextLimits { audio, text };
         let speech = |texts: usize| {

@@ -13,6 +13,9 @@ pub struct TextLimits {
     pub vocab_size: usize,
     /// The longest sequence, in tokens; `None` if positions are not limited.
     pub max_length: Option<usize>,
+    /// Where positions are not limited: the longest text that the model was made for, in tokens, if its config says so. A
+    /// pass takes more, but nothing sensible follows.
+    pub context: Option<usize>,
     /// Position ids are below this: the rows of the table, of which padding may have some.
     pub positions: usize,
     /// Token type ids are below this; 0 if the model has none.
@@ -20,15 +23,23 @@ pub struct TextLimits {
 }
 
 impl TextLimits {
+    /// The limits of a model without types whose positions have no end, and which was made for texts of `context` tokens.
+    pub fn unlimited(vocab_size: usize, context: Option<usize>) -> Self {
+        Self { vocab_size, max_length: None, context, positions: 1 << 24, type_vocab_size: 0 }
+    }
+
+    /// The longest text that a prompt may be, in tokens: what the model can take, or else what it was made for.
+    pub fn longest_prompt(&self) -> Option<usize> {
+        self.max_length.or(self.context)
+    }
+
     /// Leaves room for `now` virtual tokens where there was room for `before`; `None`, and nothing has changed, if then no
     /// token fits.
     pub(crate) fn behind(&mut self, before: usize, now: usize) -> Option<()> {
         let left = |size: usize| size.saturating_add(before).checked_sub(now).filter(|&left| left > 0);
-        let max_length = match self.max_length {
-            Some(max) => Some(left(max)?),
-            None => None,
-        };
-        (self.positions, self.max_length) = (left(self.positions)?, max_length);
+        let room = |size: Option<usize>| size.map_or(Some(None), |size| left(size).map(Some));
+        (self.max_length, self.context, self.positions) =
+            (room(self.max_length)?, room(self.context)?, left(self.positions)?);
         Some(())
     }
 }
@@ -392,4 +403,23 @@ pub trait TokenDiscriminator: PretrainedModel {
     /// # Shapes
     /// - output: `[batch, seq]`
     fn forward(&self, inputs: &TextInputs, record: &mut Record) -> Tensor<2>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_tokens_take_room_of_every_length() {
+        let mut limits = TextLimits::unlimited(9, Some(5));
+        assert_eq!((limits.longest_prompt(), limits.behind(0, 2)), (Some(5), Some(())));
+        assert_eq!((limits.context, limits.max_length, limits.positions), (Some(3), None, (1 << 24) - 2));
+        let before = limits;
+        assert_eq!(limits.behind(2, 5), None);
+        assert_eq!(limits, before);
+        assert_eq!(limits.behind(2, 0), Some(()));
+        assert_eq!(limits, TextLimits::unlimited(9, Some(5)));
+        let hard = TextLimits { max_length: Some(4), ..limits };
+        assert_eq!((hard.longest_prompt(), TextLimits::unlimited(9, None).longest_prompt()), (Some(4), None));
+    }
 }

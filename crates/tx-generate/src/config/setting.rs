@@ -70,6 +70,19 @@ pub(super) fn read<T: Setting>(value: &Value, range: Range, field: &mut T) -> Re
     }
 }
 
+/// A whole number, also where it is written with a point, as `50.0` is by some programs.
+pub(super) fn whole(value: &Value) -> Option<i64> {
+    /// Up to here every whole number is one of an f64.
+    const EXACT: f64 = (1u64 << 53) as f64;
+    let pointed = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT);
+    value.as_i64().or_else(|| pointed().map(|number| number as i64))
+}
+
+/// A whole number that is not negative.
+pub(super) fn unsigned(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| whole(value).and_then(|number| u64::try_from(number).ok()))
+}
+
 /// A value as it reads in a message.
 fn found(value: &Value) -> String {
     match value {
@@ -87,7 +100,7 @@ impl Setting for bool {
 
 impl Setting for usize {
     fn read(value: &Value) -> Result<Option<Self>, &'static str> {
-        let number = value.as_u64().and_then(|n| Self::try_from(n).ok());
+        let number = unsigned(value).and_then(|n| Self::try_from(n).ok());
         number.map(Some).ok_or("an integer of at least 0")
     }
 
@@ -99,7 +112,7 @@ impl Setting for usize {
 
 impl Setting for u64 {
     fn read(value: &Value) -> Result<Option<Self>, &'static str> {
-        value.as_u64().map(Some).ok_or("an integer of at least 0")
+        unsigned(value).map(Some).ok_or("an integer of at least 0")
     }
 }
 
@@ -141,7 +154,7 @@ impl Setting for u32 {
         const EXPECTED: &str = "a token id";
         match value {
             Value::Array(list) if list.len() == 1 => list.first().map_or(Ok(None), Self::read),
-            _ => match value.as_i64().ok_or(EXPECTED)? {
+            _ => match whole(value).ok_or(EXPECTED)? {
                 id if id < 0 => Ok(None),
                 id => Self::try_from(id).map(Some).map_err(|_| EXPECTED),
             },
@@ -169,7 +182,7 @@ impl Setting for Vec<String> {
 
 /// The ids of a sequence, none of which is negative.
 fn sequence(value: &Value) -> Option<Vec<u32>> {
-    value.as_array()?.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+    value.as_array()?.iter().map(|id| unsigned(id).and_then(|id| u32::try_from(id).ok())).collect()
 }
 
 /// Several sequences of token ids.
@@ -278,6 +291,10 @@ mod tests {
         assert_eq!(value::<u32>(json!([7])), Some(7));
         assert_eq!(value::<Vec<String>>(json!("stop")), Some(vec!["stop".to_owned()]));
         assert_eq!(value::<Option<usize>>(json!(5)), Some(Some(5)));
+        assert_eq!((value::<usize>(json!(50.0)), value::<u64>(json!(3.0))), (Some(50), Some(3)));
+        assert_eq!((value::<u32>(json!(2.0)), value::<Vec<u32>>(json!([2.0, -1.0]))), (Some(2), Some(vec![2])));
+        assert!(usize::read(&json!(50.5)).is_err() && usize::read(&json!(-1.0)).is_err());
+        assert!(usize::read(&json!(1e300)).is_err() && u32::read(&json!(4_294_967_296.0)).is_err());
         assert!(u32::read(&json!([1, 2])).is_err() && u32::read(&json!(4_294_967_296u64)).is_err());
     }
 

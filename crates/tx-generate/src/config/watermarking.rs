@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::setting::{COUNT, PART, SIZE, Setting};
+use super::setting::{COUNT, PART, SIZE, Setting, unsigned, whole};
 
 /// The most keys of a SynthID watermark, and tokens of its n-grams: each of them takes time for each token.
 const MOST: usize = 1024;
@@ -100,7 +100,7 @@ impl WatermarkingConfig {
             match key.as_str() {
                 "greenlist_ratio" => config.greenlist_ratio = value.as_f64().ok_or("a number as `greenlist_ratio`")?,
                 "bias" => config.bias = value.as_f64().ok_or("a number as `bias`")?,
-                "hashing_key" => config.hashing_key = value.as_u64().ok_or("an integer as `hashing_key`")?,
+                "hashing_key" => config.hashing_key = unsigned(value).ok_or("an integer as `hashing_key`")?,
                 "seeding_scheme" => {
                     config.seeding_scheme = match value.as_str() {
                         Some("lefthash") => SeedingScheme::LeftHash,
@@ -109,7 +109,7 @@ impl WatermarkingConfig {
                     }
                 }
                 "context_width" => {
-                    let width = value.as_u64().and_then(|width| usize::try_from(width).ok());
+                    let width = unsigned(value).and_then(|width| usize::try_from(width).ok());
                     config.context_width = width.ok_or("an integer as `context_width`")?;
                 }
                 _ => {
@@ -171,13 +171,13 @@ impl SynthIdTextWatermarkingConfig {
     }
 
     fn from_map(map: &Map<String, Value>) -> Result<Self, &'static str> {
-        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let number = |value: &Value| unsigned(value).and_then(|number| usize::try_from(number).ok());
         let mut config = Self::new(0, Vec::new());
         for (key, value) in map {
             match key.as_str() {
                 "ngram_len" => config.ngram_len = number(value).ok_or("an integer as `ngram_len`")?,
                 "keys" => {
-                    let keys = value.as_array().and_then(|keys| keys.iter().map(Value::as_i64).collect::<Option<_>>());
+                    let keys = value.as_array().and_then(|keys| keys.iter().map(whole).collect::<Option<_>>());
                     config.keys = keys.ok_or("a list of 64-bit integers as `keys`")?;
                 }
                 "context_history_size" => {
@@ -185,7 +185,7 @@ impl SynthIdTextWatermarkingConfig {
                 }
                 "sampling_table_seed" => {
                     // PyTorch takes a negative one for the 64 bits that it has.
-                    let seed = value.as_u64().or_else(|| value.as_i64().map(|seed| seed as u64));
+                    let seed = unsigned(value).or_else(|| whole(value).map(|seed| seed as u64));
                     config.sampling_table_seed = seed.ok_or("a 64-bit integer as `sampling_table_seed`")?;
                 }
                 "sampling_table_size" => {

@@ -241,19 +241,34 @@ fn vocabularies() {
 #[test]
 fn sequences_in_any_order() {
     let grammar = Grammar::Choice(vec!["ab".into(), "ac".into(), "b".into()]);
-    let mut processor = ConstraintProcessor::new(constraint(grammar).unwrap());
-    let mut step = |ids: &[u32]| {
-        let mut scores = vec![1.0; ROWS];
-        processor.process(ids, 2, &mut scores);
-        (0..ROWS as u32).filter(|&id| scores[id as usize] == 1.0).collect::<Vec<_>>()
-    };
     let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
-    for _ in 0..2 {
-        assert_eq!(step(&[7, 8]), [a, b]);
-        assert_eq!(step(&[7, 8, a]), [b, c]);
-        assert_eq!(step(&[7, 8, b]), [EOS]);
-        assert_eq!(step(&[7, 8, a, c]), [EOS]);
-        assert_eq!(step(&[7, 8, c]), [EOS]);
-        assert_eq!(step(&[7]), [a, b]);
+    for sequences in [0, 1, 3, 9] {
+        let mut processor = ConstraintProcessor::new(constraint(grammar.clone()).unwrap());
+        processor.remember(sequences);
+        let mut step = |ids: &[u32]| {
+            let mut scores = vec![1.0; ROWS];
+            processor.process(ids, 2, &mut scores);
+            assert!(processor.places.len() <= sequences.max(1));
+            (0..ROWS as u32).filter(|&id| scores[id as usize] == 1.0).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            assert_eq!(step(&[7, 8]), [a, b]);
+            assert_eq!(step(&[7, 8, a]), [b, c]);
+            assert_eq!(step(&[7, 8, b]), [EOS]);
+            assert_eq!(step(&[7, 8, a, c]), [EOS]);
+            assert_eq!(step(&[7, 8, c]), [EOS]);
+            assert_eq!(step(&[7]), [a, b]);
+        }
     }
+}
+
+#[test]
+fn texts_are_whole_or_cut() {
+    let constraint = constraint(Grammar::Regex("a+b?".into())).unwrap();
+    let [a, b] = [b'a', b'b'].map(u32::from);
+    assert!(!constraint.is_whole(&[]).unwrap());
+    for whole in [vec![a], vec![a, a, b], vec![a, b, EOS], vec![a, EOS]] {
+        assert!(constraint.is_whole(&whole).unwrap(), "{whole:?}");
+    }
+    assert!(constraint.is_whole(&[b]).is_err() && constraint.is_whole(&[a, b, a]).is_err());
 }

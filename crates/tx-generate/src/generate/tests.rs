@@ -8,7 +8,7 @@ use tx_core::weights::StoredTensor;
 
 use super::*;
 use crate::config::EarlyStopping;
-use crate::sample::Random;
+use crate::sample::{Random, argmax};
 
 pub(crate) const VOCAB: usize = 12;
 const DIM: usize = 6;
@@ -36,7 +36,7 @@ impl Toy {
 }
 
 pub(crate) fn limits(max_length: Option<usize>) -> TextLimits {
-    TextLimits { vocab_size: VOCAB, max_length, positions: 1000, type_vocab_size: 0 }
+    TextLimits { vocab_size: VOCAB, max_length, context: None, positions: 1000, type_vocab_size: 0 }
 }
 
 impl PretrainedModel for Toy {
@@ -333,9 +333,71 @@ fn what_does_not_fit_is_named() {
     let strings = GenerationConfig { stop_strings: vec!["x".into()], ..config.clone() };
     assert!(message(&[vec![1]], &strings).starts_with("stop_strings: "));
     // HF's default of 20 new tokens ends at what the model can take.
-    let default = GenerationConfig { max_new_tokens: None, ..config };
+    let default = GenerationConfig { max_new_tokens: None, ..config.clone() };
     let generated = generator.generate(&[vec![1, 2]], &default, &mut Hooks::default()).unwrap();
     assert_eq!(generated.sequences[0].ids.len(), 6);
+
+    // A context that is no limit of a pass is one of prompts and defaults, but not of what is asked for.
+    let soft = TextLimits { context: Some(6), ..limits(None) };
+    let generator = Generator::new(&toy, soft, &Device::default());
+    let lengths = |prompt: Vec<u32>, config: &GenerationConfig| {
+        let generated = generator.generate(&[prompt], config, &mut Hooks::default())?;
+        Ok::<usize, Error>(generated.sequences[0].ids.len())
+    };
+    let error = lengths(vec![1; 7], &config).unwrap_err().to_string();
+    assert!(error.starts_with("input_ids: 7 tokens, expected at most 6, the context"), "{error}");
+    assert_eq!(lengths(vec![1; 6], &config).unwrap(), 8);
+    assert_eq!(lengths(vec![1, 2], &default).unwrap(), 6);
+    assert_eq!((generator.room(2, 9), generator.room(2, 3), generator.room(99, 9)), (5, 3, 1));
+}
+
+#[test]
+fn where_no_token_is_possible_there_is_an_error() {
+    let toy = Toy::new(3, CacheKind::Full);
+    let nothing = GenerationConfig { suppress_tokens: (0..VOCAB as u32).collect(), ..config() };
+    let ways = [
+        nothing.clone(),
+        GenerationConfig { do_sample: true, ..nothing.clone() },
+        GenerationConfig { num_beams: 3, ..nothing.clone() },
+        GenerationConfig { num_beams: 3, do_sample: true, ..nothing.clone() },
+        GenerationConfig { num_beams: 4, num_beam_groups: 2, diversity_penalty: 0.5, ..nothing.clone() },
+        GenerationConfig { prompt_lookup_num_tokens: Some(3), ..nothing },
+    ];
+    let assisted = toy.generator().with_assistant(&toy, limits(None)).unwrap();
+    for (config, generator) in ways.iter().flat_map(|config| [(config, toy.generator()), (config, assisted.clone())]) {
+        let error = generator.generate(&prompts(), config, &mut Hooks::default()).err().unwrap().to_string();
+        assert!(error.starts_with("generation settings: no token may follow the "), "{config:?}: {error}");
+    }
+}
+
+#[test]
+fn beams_never_hold_what_is_impossible() {
+    let toy = Toy::new(3, CacheKind::Full);
+    // A five, and then the end.
+    let only = |ids: &[u32], prompt: usize, scores: &mut [f32]| {
+        let allowed = if ids.len() == prompt { 5 } else { 0 };
+        let others = scores.iter_mut().enumerate().filter(|(id, _)| *id != allowed);
+        others.for_each(|(_, score)| *score = f32::NEG_INFINITY);
+    };
+    for (beams, groups) in [(2, 1), (3, 1), (4, 2)] {
+        let config = GenerationConfig {
+            num_beams: beams,
+            num_beam_groups: groups,
+            diversity_penalty: 0.5,
+            num_return_sequences: 2,
+            eos_token_id: vec![0],
+            ..config()
+        };
+        let extras = |_: usize| Extras { processors: vec![Box::new(only)], ..Extras::default() };
+        let mut hooks = Hooks { extras: Some(Box::new(extras)), ..Hooks::default() };
+        let generated = toy.generator().generate(&prompts(), &config, &mut hooks).unwrap();
+        for sequence in &generated.sequences {
+            let (first, rest) = sequence.new_ids().split_first().unwrap();
+            assert!(*first == 5 && rest.iter().all(|id| *id == 0), "{beams} {groups}: {sequence:?}");
+            assert!(sequence.score.is_some_and(f32::is_finite));
+        }
+        assert_eq!(generated.sequences[0].new_ids(), [5, 0]);
+    }
 }
 
 /// The most probable continuation of all, and its log-probability.

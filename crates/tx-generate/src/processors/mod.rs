@@ -30,6 +30,9 @@ pub trait LogitsProcessor: Send {
     /// `ids` is one row without padding, of which the first `prompt` tokens were given; for a decoder that has an
     /// encoder they are the decoder's own. A token is impossible when its score is negative infinity.
     fn process(&mut self, ids: &[u32], prompt: usize, scores: &mut [f32]);
+
+    /// Says how many sequences it is asked about in turn, for a processor that keeps something of each.
+    fn remember(&mut self, _sequences: usize) {}
 }
 
 impl<F: FnMut(&[u32], usize, &mut [f32]) + Send> LogitsProcessor for F {

@@ -5,6 +5,7 @@
 //! that Python draws on a CPU, so that each side finds the other's marks; hence PyTorch's random numbers.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tx_core::{Error, Result};
 
@@ -22,23 +23,48 @@ fn permute(random: &mut Mt19937, size: usize, count: usize, order: &mut Vec<u32>
     }
 }
 
+/// Random numbers for the ids of a context: a permutation for a seed, of which PyTorch's generator takes the low half.
+struct Table {
+    seed: u32,
+    entries: Vec<u32>,
+}
+
+impl Table {
+    /// The size of the table, a prime.
+    const SIZE: usize = 1_000_003;
+
+    /// Rows of one call share one table: it is kept as long as one of them has it.
+    fn shared(seed: u32) -> Arc<Self> {
+        static LAST: Mutex<Weak<Table>> = Mutex::new(Weak::new());
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.upgrade().filter(|table| table.seed == seed);
+        known.unwrap_or_else(|| {
+            let mut entries = Vec::new();
+            permute(&mut Mt19937::new(seed), Self::SIZE, Self::SIZE, &mut entries);
+            let table = Arc::new(Self { seed, entries });
+            *last = Arc::downgrade(&table);
+            table
+        })
+    }
+
+    /// The number of an id.
+    fn number(&self, id: u32) -> i64 {
+        self.entries.get(id as usize % Self::SIZE).map_or(1, |&n| i64::from(n) + 1)
+    }
+}
+
 /// Which tokens are green.
 struct GreenList {
     config: WatermarkingConfig,
-    /// Random numbers for the ids of the context; empty for a scheme without them.
-    table: Vec<u32>,
+    /// `None` for a scheme without it.
+    table: Option<Arc<Table>>,
     order: Vec<u32>,
 }
 
 impl GreenList {
-    /// The size of the table, a prime.
-    const TABLE: usize = 1_000_003;
-
     fn new(config: WatermarkingConfig) -> Self {
-        let mut table = Vec::new();
-        if config.seeding_scheme == SeedingScheme::SelfHash {
-            permute(&mut Mt19937::new(config.hashing_key as u32), Self::TABLE, Self::TABLE, &mut table);
-        }
+        let of_itself = config.seeding_scheme == SeedingScheme::SelfHash;
+        let table = of_itself.then(|| Table::shared(config.hashing_key as u32));
         Self { config, table, order: Vec::new() }
     }
 
@@ -51,7 +77,7 @@ impl GreenList {
         match self.config.seeding_scheme {
             SeedingScheme::LeftHash => (u128::from(key) * u128::from(last) % u128::from(MODULUS)) as u32,
             SeedingScheme::SelfHash => {
-                let number = |id: u32| self.table.get(id as usize % Self::TABLE).map_or(1, |&n| i64::from(n) + 1);
+                let number = |id: u32| self.table.as_ref().map_or(1, |table| table.number(id));
                 let start = context.len().saturating_sub(self.config.context_width);
                 // 64 bits with a sign that overflow, as tensors do.
                 let seed = |&id: &u32| (key as i64).wrapping_mul(number(id)).wrapping_mul(number(last));
@@ -233,6 +259,17 @@ mod tests {
         let mut scores = [0.0; 12];
         Watermark::new(wide).process(&[3, 7], 1, &mut scores);
         assert_eq!(scores, [0.0; 12]);
+    }
+
+    #[test]
+    fn rows_share_a_table() {
+        // Of a key that no other test has; another thread may still ask for a table in between.
+        let shared = (0..100).any(|_| {
+            let (a, b) = (Table::shared(7), Table::shared(7));
+            assert_eq!(a.entries, b.entries);
+            Arc::ptr_eq(&a, &b)
+        });
+        assert!(shared);
     }
 
     #[test]

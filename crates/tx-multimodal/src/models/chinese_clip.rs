@@ -114,6 +114,7 @@ impl ChineseClipTextConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_position_embeddings),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: self.type_vocab_size,
         }

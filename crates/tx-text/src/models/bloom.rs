@@ -92,7 +92,7 @@ impl ModelConfig for BloomConfig {
 
     fn limits(&self) -> TextLimits {
         // Slopes have no end, and positions come from the mask.
-        TextLimits { vocab_size: self.vocab_size, max_length: None, positions: 1 << 24, type_vocab_size: 0 }
+        TextLimits::unlimited(self.vocab_size, None)
     }
 }
 

@@ -178,6 +178,7 @@ impl ModelConfig for DebertaV2Config {
             vocab_size: self.vocab_size,
             // Relative positions have no end: the last bucket takes what is further away.
             max_length: self.position_biased_input.then_some(self.max_position_embeddings),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: self.type_vocab_size,
         }

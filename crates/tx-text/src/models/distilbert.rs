@@ -76,6 +76,7 @@ impl ModelConfig for DistilBertConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_position_embeddings),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: 0,
         }

@@ -96,6 +96,7 @@ impl ModelConfig for Gpt2Config {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.n_positions),
+            context: None,
             positions: self.n_positions,
             // Types are looked up in the table of words.
             type_vocab_size: self.vocab_size,

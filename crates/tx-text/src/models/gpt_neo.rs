@@ -117,6 +117,7 @@ impl ModelConfig for GptNeoConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_position_embeddings),
+            context: None,
             positions: self.max_position_embeddings,
             // Types are looked up in the table of words.
             type_vocab_size: self.vocab_size,

@@ -103,6 +103,7 @@ impl ModelConfig for GptjConfig {
             vocab_size: self.vocab_size,
             // The reference computes the angles of as many positions.
             max_length: Some(self.n_positions),
+            context: None,
             positions: self.n_positions,
             // Types are looked up in the table of words.
             type_vocab_size: self.vocab_size,

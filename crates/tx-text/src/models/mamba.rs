@@ -99,7 +99,7 @@ impl ModelConfig for MambaConfig {
 
     fn limits(&self) -> TextLimits {
         // There are no positions.
-        TextLimits { vocab_size: self.vocab_size, max_length: None, positions: 1 << 24, type_vocab_size: 0 }
+        TextLimits::unlimited(self.vocab_size, None)
     }
 }
 

@@ -87,6 +87,7 @@ impl ModelConfig for MpnetConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_length()),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: 0,
         }

@@ -97,7 +97,7 @@ impl ModelConfig for MptConfig {
 
     fn limits(&self) -> TextLimits {
         // Slopes have no end: `max_seq_len` is what the model was trained for.
-        TextLimits { vocab_size: self.vocab_size, max_length: None, positions: 1 << 24, type_vocab_size: 0 }
+        TextLimits::unlimited(self.vocab_size, None)
     }
 }
 

@@ -103,6 +103,7 @@ impl ModelConfig for OptConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_position_embeddings),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: 0,
         }

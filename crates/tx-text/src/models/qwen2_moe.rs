@@ -157,7 +157,7 @@ impl ModelConfig for Qwen2MoeConfig {
 
     fn limits(&self) -> TextLimits {
         // Rotations have no end: `max_position_embeddings` is what the model was trained for.
-        TextLimits { vocab_size: self.vocab_size, max_length: None, positions: 1 << 24, type_vocab_size: 0 }
+        TextLimits::unlimited(self.vocab_size, Some(self.rope().reach(self.max_position_embeddings)))
     }
 }
 

@@ -170,7 +170,7 @@ impl BenchArgs {
             // A pass over the rows, and nothing else.
             Subject::Other(_) => (ROW_TOKENS, 1, ROWS),
         };
-        let max = subject.limits().max_length.unwrap_or(MAX_TOKENS).min(MAX_TOKENS);
+        let max = subject.limits().longest_prompt().unwrap_or(MAX_TOKENS).min(MAX_TOKENS);
         if matches!(subject, Subject::Language(_)) && !(2..=max).contains(&new_tokens) {
             return Err(Error::input("--new-tokens", new_tokens, format_args!("2 to {max}")));
         }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use tx::built_in;
 use tx_core::error::{Error, Result};
 use tx_core::tokenizer::{EncodeOptions, Text};
-use tx_generate::{Generated, Generator, Hooks, TextStreamer};
+use tx_generate::constraint::STRUCTURED_TOKENS;
+use tx_generate::{Generated, GenerationConfig, Generator, Hooks, Sequence, TextStreamer, TokenLogprob};
 
 use super::Common;
-use super::generation::{GenerationArgs, LanguageModel, extras, stop};
+use super::generation::{GenerationArgs, LanguageModel, check_whole, extras, stop};
 use super::output::{print_json, print_line, print_piece};
 
 /// The arguments of `tx generate`.
@@ -29,6 +30,15 @@ pub struct GenerateArgs {
     /// A smaller model with the same vocabulary, which proposes tokens
     #[arg(long, value_name = "M")]
     pub assistant_model: Option<String>,
+    /// How many tokens the smaller model proposes at once [default: 20]
+    #[arg(long, value_name = "N")]
+    pub num_assistant_tokens: Option<usize>,
+    /// A text that --guidance-scale leads away from; one for all prompts, or one for each
+    #[arg(long, value_name = "TEXT")]
+    pub negative_prompt: Vec<String>,
+    /// With --json: the log-probability of each new token, and of so many of the most probable ones
+    #[arg(long, value_name = "N")]
+    pub logprobs: Option<usize>,
     /// Shows the text while it is generated
     #[arg(long)]
     pub stream: bool,
@@ -41,19 +51,35 @@ pub struct GenerateArgs {
 /// # Errors
 /// [`Error::Input`] for prompts and options that do not fit the model; everything that loading it can report.
 pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
+    if args.stream && common.json {
+        return Err(Error::input("--stream", "given with --json", "one of them"));
+    }
+    if args.logprobs.is_some() && !common.json {
+        return Err(Error::input("--logprobs", "given", "it with --json"));
+    }
     let model = LanguageModel::load(&args.model, common)?;
     let prompts = match &args.input_ids {
         Some(ids) => vec![parse_ids(ids)?],
         None => encode(&model, &args.prompt)?,
     };
+    let mut config = model.config(&args.generation)?;
+    args.check(&config)?;
+    config.num_assistant_tokens = args.num_assistant_tokens.unwrap_or(config.num_assistant_tokens);
     let plain = common.without_adapters();
     let assistant = args.assistant_model.as_ref().map(|name| LanguageModel::load(name, &plain)).transpose()?;
-    let stream = args.stream && !common.json;
-    let generated = generate(&model, assistant.as_ref(), &prompts, &args.generation, stream)?;
+    let negative = &args.negative_prompt;
+    let call = Call {
+        assistant: assistant.as_ref(),
+        negative_prompts: if negative.is_empty() { None } else { Some(encode(&model, negative)?) },
+        logprobs: args.logprobs,
+        stream: args.stream,
+        new_tokens: None,
+    };
+    let generated = generate(&model, &prompts, &args.generation, config, call)?;
     if common.json {
         return print_json(&document(&model, &generated)?);
     }
-    if !stream {
+    if !args.stream {
         for sequence in &generated.sequences {
             match &model.tokenizer {
                 Some(tokenizer) => print_line(&tokenizer.decode(&sequence.ids, true)?)?,
@@ -62,6 +88,25 @@ pub fn run(args: &GenerateArgs, common: &Common) -> Result<()> {
         }
     }
     Ok(())
+}
+
+impl GenerateArgs {
+    /// An option without an effect is an error.
+    fn check(&self, config: &GenerationConfig) -> Result<()> {
+        self.generation.check(config, "--sample")?;
+        let assisted = self.assistant_model.is_some();
+        let guided = config.guidance_scale.is_some_and(|scale| scale != 1.0);
+        let lookup = self.generation.prompt_lookup_num_tokens.is_some();
+        // Whether it is given, whether it has an effect, and where it has one.
+        let options = [
+            ("--assistant-model", assisted, config.num_beams <= 1, "it without beams"),
+            ("--num-assistant-tokens", self.num_assistant_tokens.is_some(), assisted, "it with --assistant-model"),
+            ("--prompt-lookup-num-tokens", lookup, !assisted, "it without --assistant-model"),
+            ("--negative-prompt", !self.negative_prompt.is_empty(), guided, "it with --guidance-scale"),
+        ];
+        let idle = options.into_iter().find(|(_, given, works, _)| *given && !works);
+        idle.map_or(Ok(()), |(name, _, _, expected)| Err(Error::input(name, "given", expected)))
+    }
 }
 
 /// The tokens of texts.
@@ -74,16 +119,31 @@ pub fn encode(model: &LanguageModel, texts: &[String]) -> Result<Vec<Vec<u32>>> 
     texts.iter().map(encode).collect()
 }
 
-/// Continues prompts, and shows the text of the first one meanwhile if `stream`.
+/// What a call of [`generate`] has besides prompts and settings.
+#[derive(Default)]
+pub struct Call<'a> {
+    /// What proposes tokens.
+    pub assistant: Option<&'a LanguageModel>,
+    /// See [`Hooks::negative_prompts`].
+    pub negative_prompts: Option<Vec<Vec<u32>>>,
+    /// See [`Hooks::logprobs`].
+    pub logprobs: Option<usize>,
+    /// Shows the text of the first prompt meanwhile.
+    pub stream: bool,
+    /// The most new tokens where nothing sets a length; as few as HF's if `None`.
+    pub new_tokens: Option<usize>,
+}
+
+/// Continues prompts.
 pub fn generate(
     model: &LanguageModel,
-    assistant: Option<&LanguageModel>,
     prompts: &[Vec<u32>],
     args: &GenerationArgs,
-    stream: bool,
+    mut config: GenerationConfig,
+    call: Call<'_>,
 ) -> Result<Generated> {
-    let config = args.config(&model.folder)?;
-    let constraint = model.constraint(args, &config)?;
+    let Call { assistant, negative_prompts, logprobs, stream, new_tokens } = call;
+    let constraint = model.constraint(args, &mut config)?;
     if stream && (prompts.len() > 1 || config.num_return_sequences > 1 || config.num_beams > 1) {
         let expected = "one prompt, one sequence and no beams: only these grow at their end alone";
         return Err(Error::input("--stream", "several sequences", expected));
@@ -91,6 +151,11 @@ pub fn generate(
     let mut generator = Generator::from_auto(&model.model);
     if let Some(assistant) = assistant {
         generator = generator.with_assistant(assistant.model.model.as_ref(), assistant.model.limits)?;
+    }
+    // What a grammar asks for is whole or useless.
+    if let Some(most) = constraint.as_ref().map(|_| STRUCTURED_TOKENS).or(new_tokens) {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        config.or_new_tokens(generator.room(longest, most));
     }
     let failed = RefCell::new(None);
     let mut streamer = TextStreamer::new(|ids: &[u32]| model.decode(ids));
@@ -115,7 +180,8 @@ pub fn generate(
             }),
             stop: stop(model, &config, &failed),
             extras: extras(&constraint),
-            ..Hooks::default()
+            negative_prompts,
+            logprobs,
         };
         generator.generate(prompts, &config, &mut hooks)?
     };
@@ -125,13 +191,17 @@ pub fn generate(
     if stream {
         print_piece(&(streamer.end()? + "\n"))?;
     }
+    if let Some(constraint) = &constraint {
+        generated.sequences.iter().try_for_each(|sequence| check_whole(constraint, sequence))?;
+    }
     Ok(generated)
 }
 
-/// `{"sequences": [[ids …]], "text": […]}`, the prompt's ids first, and what it cost.
+/// `{"sequences": [[ids …]], "finish": […], "text": […]}`, the prompt's ids first, and what it cost.
 fn document(model: &LanguageModel, generated: &Generated) -> Result<Value> {
     let sequences: Vec<&[u32]> = generated.sequences.iter().map(|sequence| sequence.ids.as_slice()).collect();
-    let mut document = json!({ "sequences": sequences, "stats": stats(generated) });
+    let finish: Vec<&str> = generated.sequences.iter().map(|sequence| sequence.finish.name()).collect();
+    let mut document = json!({ "sequences": sequences, "finish": finish, "stats": stats(generated) });
     if model.tokenizer.is_some() {
         let texts: Vec<String> = sequences.iter().map(|ids| model.decode(ids)).collect::<Result<_>>()?;
         document["text"] = texts.into();
@@ -140,7 +210,16 @@ fn document(model: &LanguageModel, generated: &Generated) -> Result<Value> {
     if let Some(scores) = scores {
         document["sequences_scores"] = scores.into();
     }
+    if generated.sequences.iter().any(|sequence| !sequence.logprobs.is_empty()) {
+        document["logprobs"] = generated.sequences.iter().map(logprobs).collect();
+    }
     Ok(document)
+}
+
+/// `[{"token": id, "logprob": number, "top": [[id, number] …]} …]`, one for each new token.
+fn logprobs(sequence: &Sequence) -> Value {
+    let token = |token: &TokenLogprob| json!({ "token": token.token, "logprob": token.logprob, "top": token.top });
+    sequence.logprobs.iter().map(token).collect()
 }
 
 /// What a generation cost.

@@ -69,6 +69,9 @@ struct Limits {
     vocab_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_length: Option<usize>,
+    /// What the model was made for, where it can take more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     type_vocab_size: Option<usize>,
     /// Channels, and the height and width of a patch.
@@ -84,6 +87,7 @@ impl From<task::Limits> for Limits {
         Self {
             vocab_size: limits.text.map(|text| text.vocab_size),
             max_length: limits.text.and_then(|text| text.max_length),
+            context: limits.text.and_then(|text| text.context),
             type_vocab_size: limits.text.map(|text| text.type_vocab_size),
             image: limits.image.map(|ImageLimits { channels, patch_size, .. }| (channels, patch_size)),
             audio: limits.audio.map(|audio| audio.name),
@@ -233,6 +237,9 @@ impl Info {
             if let Some(vocab_size) = limits.vocab_size {
                 row("vocabulary", vocab_size.to_string());
                 row("longest input", limits.max_length.map_or("not limited".into(), |max| format!("{max} tokens")));
+                if let Some(context) = limits.context {
+                    row("made for", format!("{context} tokens"));
+                }
             }
             if let Some((channels, [height, width])) = limits.image {
                 row("pictures", format!("{channels} channels, at least {width}x{height} pixels"));

@@ -18,7 +18,7 @@ impl ModelConfig for NoConfig {
     }
 
     fn limits(&self) -> TextLimits {
-        TextLimits { vocab_size: 1, max_length: None, positions: 1, type_vocab_size: 0 }
+        TextLimits { vocab_size: 1, max_length: None, context: None, positions: 1, type_vocab_size: 0 }
     }
 }
 

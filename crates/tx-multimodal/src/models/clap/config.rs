@@ -140,6 +140,7 @@ impl ClapTextConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_length()),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: self.type_vocab_size,
         }

@@ -117,6 +117,7 @@ impl ClipTextConfig {
         TextLimits {
             vocab_size: self.vocab_size,
             max_length: Some(self.max_position_embeddings),
+            context: None,
             positions: self.max_position_embeddings,
             type_vocab_size: 0,
         }

@@ -5,7 +5,8 @@ use burn::tensor::{Device, Tensor};
 use tx_core::Result;
 use tx_core::config::Check;
 use tx_core::nn::{
-    AttentionOptions, KvTensor, LayerCache, Linear, Mask, RmsNorm, RopeTable, attention, merge_heads, split_heads,
+    AttentionOptions, HeadWeights, KvTensor, LayerCache, Linear, Mask, RmsNorm, RopeTable, attention, merge_heads,
+    split_heads,
 };
 use tx_core::task::Record;
 
@@ -101,8 +102,8 @@ impl Attention {
         let (kv, k_rotated) = cache.append(kv, k_rotated); // [batch, keys, 1, latent], [batch, keys, 1, rotated]
         let options = AttentionOptions { scale: Some(self.scale), ..AttentionOptions::new(mask) };
         let absorb = self.heads.absorb(q.dims()[1], kv.dims()[1]);
-        let context = match absorb.then(|| self.kv_b_proj.weight_as(q.dtype())).flatten() {
-            Some(weight) => self.absorbed(weight, [q, q_rotated], kv, k_rotated, options, record),
+        let context = match absorb.then(|| self.kv_b_proj.by_heads(count)).flatten() {
+            Some(weights) => self.absorbed(&weights, [q, q_rotated], kv, k_rotated, options, record),
             None => self.expanded([q, q_rotated], kv, k_rotated, options, record),
         };
         self.o_proj.forward(merge_heads(context))
@@ -129,37 +130,24 @@ impl Attention {
     /// multiplied in another order, `(q·W)·c = q·(W·c)`.
     fn absorbed(
         &self,
-        kv_b_proj: Tensor<2>,
+        kv_b_proj: &HeadWeights,
         [q, q_rotated]: [Tensor<4>; 2],
         kv: KvTensor,
         k_rotated: KvTensor,
         options: AttentionOptions<'_>,
         record: &mut Record,
     ) -> Tensor<4> {
-        let LatentHeads { count, latent, plain, rotated, value } = self.heads;
+        let LatentHeads { count, plain, rotated, value, .. } = self.heads;
         let ([batch, seq, ..], keys) = (q.dims(), kv.dims()[1]);
-        let weight = kv_b_proj.reshape([count, plain + value, latent]);
-        let (of_keys, of_values) = (weight.clone().narrow(1, 0, plain), weight.narrow(1, plain, value));
         // The rotated part of the scores comes to the rest as their bias.
         let k_rotated = k_rotated.float().reshape([batch, keys, rotated]).swap_dims(1, 2);
         let scores = q_rotated.reshape([batch, seq * count, rotated]).matmul(k_rotated) * self.scale;
         let bias = scores.reshape([batch, seq, count, keys]).swap_dims(1, 2); // [batch, heads, seq, keys]
         let options = AttentionOptions { bias: Some(bias), ..options };
-        let context = attention(each_head(q, of_keys), kv.clone(), kv, options, record); // [batch, seq, heads, latent]
-        each_head(context, of_values.swap_dims(1, 2))
+        let q = kv_b_proj.forward_transposed(q, 0..plain); // [batch, seq, heads, latent]
+        let context = attention(q, kv.clone(), kv, options, record); // [batch, seq, heads, latent]
+        kv_b_proj.forward(context, plain..plain + value)
     }
-}
-
-/// The product of each head with a matrix of its own.
-///
-/// # Shapes
-/// - x: `[batch, seq, heads, in]`
-/// - weight: `[heads, in, out]`
-/// - output: `[batch, seq, heads, out]`
-fn each_head(x: Tensor<4>, weight: Tensor<3>) -> Tensor<4> {
-    let ([batch, seq, heads, input], [.., output]) = (x.dims(), weight.dims());
-    let x = x.reshape([batch * seq, heads, input]).swap_dims(0, 1);
-    x.matmul(weight).swap_dims(0, 1).reshape([batch, seq, heads, output])
 }
 
 /// Where queries come from.

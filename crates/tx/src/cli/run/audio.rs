@@ -29,7 +29,7 @@ pub struct AudioArgs {
     pub chunk_length_s: Option<f64>,
     /// automatic-speech-recognition: how many seconds a piece shares with those before and after it [default: a sixth
     /// of a piece]
-    #[arg(long, value_name = "SECONDS[,SECONDS]", value_delimiter = ',')]
+    #[arg(long, value_name = "SECONDS[,SECONDS]", value_delimiter = ',', requires = "chunk_length_s")]
     pub stride_length_s: Option<Vec<f64>>,
     /// automatic-speech-recognition: gives the times of sentences, or of each `word` or `char`; stands behind the files
     #[arg(long, value_name = "PARTS", num_args = 0..=1, default_missing_value = "true")]
@@ -86,6 +86,7 @@ impl RunArgs {
             generation: Overrides {
                 max_new_tokens: self.generation.max_new_tokens,
                 num_beams: self.generation.num_beams,
+                seed: self.generation.seed,
                 ..Overrides::default()
             },
             ..WhisperOptions::default()
@@ -101,11 +102,22 @@ impl RunArgs {
             ("--temperature", self.generation.temperature.is_some()),
             ("--max-new-tokens", self.generation.max_new_tokens.is_some()),
             ("--num-beams", self.generation.num_beams.is_some()),
+            ("--seed", self.generation.seed.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(Error::input(name, "given for a CTC model", "it with Whisper only")),
             None => Ok(()),
         }
+    }
+
+    /// So would a seed where nothing is drawn.
+    fn check_seed(&self) -> Result<()> {
+        let draws = self.generation.temperature.is_some_and(|temperature| temperature != 0.0);
+        if self.generation.seed.is_none() || draws {
+            return Ok(());
+        }
+        let expected = "it with a `--temperature` above 0: the most probable tokens are taken otherwise";
+        Err(Error::input("--seed", "given where nothing is drawn", expected))
     }
 }
 
@@ -145,6 +157,7 @@ impl Command<'_> {
             tx::table(&[models::CTC], &folder)?;
             self.args.check_unheard()?;
         }
+        self.args.check_seed()?;
         // Subtitles have times.
         let subtitles = texts
             .as_ref()

@@ -1,4 +1,7 @@
 //! `tx run text-generation`: what HF's pipeline gives, by the way of `tx generate`.
+//!
+//! It differs where neither the call nor the model says how tokens are chosen: HF's pipeline draws them at a temperature
+//! of 0.7, and here the most probable ones are taken, which is the same each time.
 
 use clap::{ArgAction, Args};
 use serde_json::{Value, json};
@@ -6,7 +9,7 @@ use tx_core::error::Result;
 use tx_text::pipelines::TopK;
 
 use super::Command;
-use crate::cli::generate::{encode, generate};
+use crate::cli::generate::{Call, encode, generate};
 use crate::cli::generation::{GenerationArgs, LanguageModel};
 use crate::cli::output::{print_json, print_line};
 
@@ -20,7 +23,8 @@ pub struct TextGenerationArgs {
     /// model says]
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
-    /// text-generation: draws tokens, or takes the most probable ones [default: what the model says]
+    /// text-generation: draws tokens, or takes the most probable ones [default: what the model says, or else false,
+    /// where Python's pipeline draws at a temperature of 0.7]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
     pub do_sample: Option<bool>,
     /// text-generation, automatic-speech-recognition: above 1 evens out what is drawn from, below 1 sharpens it
@@ -29,7 +33,7 @@ pub struct TextGenerationArgs {
     /// text-generation: draws from the most probable tokens that have this probability together
     #[arg(long, value_name = "P")]
     pub top_p: Option<f64>,
-    /// text-generation: draws the same for the same seed
+    /// text-generation, automatic-speech-recognition: draws the same for the same seed
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// text-generation, automatic-speech-recognition: how many hypotheses a beam search keeps
@@ -52,7 +56,7 @@ impl Command<'_> {
             Some(_) => Some(0),
             None => None,
         };
-        let mut options = GenerationArgs {
+        let options = GenerationArgs {
             max_new_tokens: args.generation.max_new_tokens,
             sample: args.generation.do_sample == Some(true),
             no_sample: args.generation.do_sample == Some(false),
@@ -65,14 +69,13 @@ impl Command<'_> {
             ..GenerationArgs::default()
         };
         let model = LanguageModel::load(self.model, self.common)?;
-        let config = options.config(&model.folder)?;
-        if config.max_new_tokens.is_none() && config.max_length.is_none() {
-            options.max_new_tokens = Some(MAX_NEW_TOKENS);
-        }
+        let config = model.config(&options)?;
+        options.check(&config, "--do-sample true")?;
         if texts.is_empty() {
             return if self.common.json { print_json(&json!([])) } else { Ok(()) };
         }
-        let generated = generate(&model, None, &encode(&model, &texts)?, &options, false)?;
+        let call = Call { new_tokens: Some(MAX_NEW_TOKENS), ..Call::default() };
+        let generated = generate(&model, &encode(&model, &texts)?, &options, config, call)?;
         let each = generated.sequences.len() / texts.len();
         let mut results = Vec::new();
         for (prompt, sequences) in texts.iter().zip(generated.sequences.chunks(each.max(1))) {

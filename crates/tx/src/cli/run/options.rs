@@ -49,7 +49,7 @@ fn options(args: &RunArgs) -> [Row; 46] {
         ("--do-sample", generation.do_sample.is_some(), &[GENERATION]),
         ("--temperature", generation.temperature.is_some(), &[GENERATION, ASR]),
         ("--top-p", generation.top_p.is_some(), &[GENERATION]),
-        ("--seed", generation.seed.is_some(), &[GENERATION]),
+        ("--seed", generation.seed.is_some(), &[GENERATION, ASR]),
         ("--num-beams", generation.num_beams.is_some(), &[GENERATION, ASR]),
         ("--num-return-sequences", generation.num_return_sequences.is_some(), &[GENERATION]),
         ("--return-full-text", generation.return_full_text.is_some(), &[GENERATION]),
@@ -118,6 +118,8 @@ mod tests {
         assert!(check(&["fill-mask", "x", "--top-k", "3", "--targets", "a,b"]).is_ok());
         assert!(check(&["object-detection", "x", "--threshold", "0.3", "--output", "y.png"]).is_ok());
         assert!(check(&["automatic-speech-recognition", "x", "--language", "de", "--translate"]).is_ok());
+        assert!(check(&["automatic-speech-recognition", "x", "--temperature", "0.5", "--seed", "1"]).is_ok());
+        assert!(check(&["fill-mask", "x", "--seed", "1"]).is_err());
         let message = check(&["fill-mask", "x", "--stride", "4"]).unwrap_err().to_string();
         assert_eq!(message, "--stride: given for `fill-mask`, expected it with token-classification only");
         let message = check(&["image-classification", "x", "--threshold", "1"]).unwrap_err().to_string();
