@@ -101,6 +101,11 @@ fn convolutions_take_every_shape() {
         ((1, 7, 1), [1, 400], [1, 10], [1, 5], [(0, 0), (0, 0)], [1, 1]),
         ((32, 200, 1), [1, 77], [1, 80], [1, 1], [(0, 0), (40, 39)], [1, 1]),
         ((4, 4, 1), [5, 5], [3, 3], [1, 1], [(4, 4), (4, 4)], [4, 4]),
+        // One pixel more than whole vectors, in some panels and in all.
+        ((5, 40, 1), [7, 7], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
+        ((300, 13, 1), [7, 7], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
+        ((6, 200, 2), [28, 28], [1, 1], [2, 2], [(0, 0), (0, 0)], [1, 1]),
+        ((32, 9, 1), [10, 13], [3, 3], [1, 1], [(1, 1), (1, 1)], [1, 1]),
     ];
     for ((input, output, groups), [height, width], [kh, kw], stride, padding, dilation) in cases {
         let options = ConvOptions::new_with_padding(stride, padding, dilation, groups);

@@ -62,25 +62,25 @@ impl Conv<'_> {
         if self.inputs == 1 && self.outputs == 1 {
             return parallel(self.batch * self.groups, |plane| self.plane(plane));
         }
-        let lanes = Shape::detect().lanes;
-        let vectors = self.pixels().div_ceil(lanes);
-        let panels = vectors.div_ceil(PANEL / lanes);
-        let tasks = self.batch * self.groups * panels;
+        let cut = Cut::new(self.pixels());
+        let tasks = self.batch * self.groups * cut.panels;
         // Few panels are shared by several tasks, each with some of the channels.
         let wanted = (4 * rayon::current_num_threads()).div_ceil(tasks.max(1));
         let parts = wanted.min(self.outputs / CHANNELS).max(1);
         parallel(tasks * parts, |task| {
             let (place, part) = (task / parts, task % parts);
-            // Panels of nearly one width: a last one of few pixels would take its time for nothing.
-            let border = |panel: usize| (panel * vectors / panels * lanes).min(self.pixels());
             let block = Block {
                 of: self,
-                image: place / panels / self.groups,
-                group: place / panels % self.groups,
-                pixels: border(place % panels)..border(place % panels + 1),
+                image: place / cut.panels / self.groups,
+                group: place / cut.panels % self.groups,
+                pixels: cut.start(place % cut.panels)..cut.start(place % cut.panels + 1),
                 channels: part * self.outputs / parts..(part + 1) * self.outputs / parts,
             };
-            macerator::AutoArch::new().dispatch(block);
+            if cut.more > 0 && !block.pixels.len().is_multiple_of(cut.lanes) {
+                macerator::AutoArch::new().dispatch(WithMore(block));
+            } else {
+                macerator::AutoArch::new().dispatch(block);
+            }
         });
     }
 
@@ -89,10 +89,10 @@ impl Conv<'_> {
         self.axes.output[0] * self.axes.output[1]
     }
 
-    /// A channel of the input.
-    fn channel(&self, image: usize, channel: usize) -> &[f32] {
-        let size = self.axes.input[0] * self.axes.input[1];
-        &self.x[(image * self.groups * self.inputs + channel) * size..][..size]
+    /// The input channels of a group.
+    fn channels(&self, image: usize, group: usize) -> &[f32] {
+        let size = self.inputs * self.axes.input[0] * self.axes.input[1];
+        &self.x[(image * self.groups + group) * size..][..size]
     }
 
     /// Scales, shifts, adds the residual and applies the activation to some pixels of a channel of the result, and writes
@@ -110,7 +110,7 @@ impl Conv<'_> {
     fn plane(&self, plane: usize) {
         let (image, channel) = (plane / self.groups, plane % self.groups);
         let Axes { input, output, kernel, .. } = self.axes;
-        let x = self.channel(image, channel);
+        let x = self.channels(image, channel);
         let weight = &self.weight[channel * kernel[0] * kernel[1]..][..kernel[0] * kernel[1]];
         let mut line = super::Scratch::<f32>::take(output[1]);
         for row in 0..output[0] {
@@ -163,6 +163,38 @@ impl Axes {
         let first = padding.saturating_sub(shift).div_ceil(stride).clamp(columns.start, columns.end);
         let end = (self.input[1] + padding).saturating_sub(shift).div_ceil(stride).clamp(first, columns.end);
         (first - columns.start..end - columns.start, (first * stride + shift).saturating_sub(padding))
+    }
+}
+
+/// How the pixels of a channel are cut into panels.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    lanes: usize,
+    pixels: usize,
+    panels: usize,
+    /// Whole vectors of all panels.
+    vectors: usize,
+    /// How many of the first panels have one more pixel.
+    more: usize,
+}
+
+impl Cut {
+    fn new(pixels: usize) -> Self {
+        let Shape { lanes, registers, .. } = Shape::detect();
+        let (vectors, rest) = (pixels / lanes, pixels % lanes);
+        // A vector for a few pixels would take its time for nothing: panels of three vectors have room for one more.
+        let panels = vectors.div_ceil(3);
+        if registers == 32 && (1..=panels).contains(&rest) {
+            return Self { lanes, pixels, panels, vectors, more: rest };
+        }
+        // Otherwise panels of nearly one width.
+        let vectors = pixels.div_ceil(lanes);
+        Self { lanes, pixels, panels: vectors.div_ceil(PANEL / lanes), vectors, more: 0 }
+    }
+
+    /// The first pixel of a panel.
+    fn start(self, panel: usize) -> usize {
+        (panel * self.vectors / self.panels * self.lanes + panel.min(self.more)).min(self.pixels)
     }
 }
 
@@ -223,28 +255,62 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
+        self.run::<S, false>();
+    }
+}
+
+/// A block whose last pixel is one more than whole vectors have.
+struct WithMore<'a>(Block<'a>);
+
+impl WithSimd for WithMore<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        self.0.run::<S, true>();
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const MORE: bool>(self) {
         let Self { of, image, group, ref pixels, ref channels } = self;
         let (first, count) = (pixels.start, pixels.len());
-        let width = lanes::padded::<S>(count);
-        let sights = of.axes.sights(pixels.clone());
+        let whole = pixels.start..pixels.end - usize::from(MORE);
+        let width = lanes::padded::<S>(whole.len());
+        let (sights, sight_of_last) = (of.axes.sights(whole.clone()), of.axes.sights(whole.end..pixels.end));
         let elements = sights.len();
         let steps = of.inputs * elements;
         let row = group * of.outputs + channels.start;
         let weight = &of.weight[row * steps..][..channels.len() * steps];
+        let mut more = super::Scratch::<f32>::take(if MORE { steps.min(STRIP) } else { 0 });
+        let x = of.channels(image, group);
+        let size = of.axes.input[0] * of.axes.input[1];
+        let stride = of.axes.stride[1];
         let pack = |range: Range<usize>, packed: &mut [f32]| {
-            for (step, to) in range.zip(packed.chunks_exact_mut(width)) {
-                let x = of.channel(image, group * of.inputs + step / elements);
-                sights[step % elements].gather(x, of.axes.stride[1], to);
+            gather(x, size, &sights, stride, range.clone(), &mut packed[..range.len() * width]);
+            if MORE {
+                gather(x, size, &sight_of_last, stride, range.clone(), &mut more[..range.len()]);
             }
-            Strip { start: packed.as_ptr(), stride: width }
+            Strip::new(packed.as_ptr(), width).with(more.as_ptr())
         };
         let finish = |start: usize, sums: &mut [f32]| {
-            for (i, line) in sums.chunks_exact(width).enumerate() {
+            for (i, line) in sums.chunks_exact(width + usize::from(MORE)).enumerate() {
                 of.finish(image, row + start + i, first, &line[..count]);
             }
         };
-        // SAFETY: the panel has `width` columns at each step.
-        unsafe { lanes::product::<S>(weight, steps, width, STRIP, pack, finish) };
+        // SAFETY: the panel has `width` columns at each step, and one more if it says so.
+        unsafe { lanes::product_with::<S, MORE>(weight, steps, width, STRIP, pack, finish) };
+    }
+}
+
+multiversion! {
+    /// What is seen in some steps, of which each channel of `size` pixels has one for each element of the kernel.
+    fn gather(x: &[f32], size: usize, sights: &[Sight], stride: usize, steps: Range<usize>, packed: &mut [f32]) {
+        let width = packed.len() / steps.len().max(1);
+        for (step, to) in steps.zip(packed.chunks_exact_mut(width.max(1))) {
+            sights[step % sights.len()].gather(&x[step / sights.len() * size..][..size], stride, to);
+        }
     }
 }
 
@@ -308,6 +374,13 @@ impl Sight {
             let (to, from) = (&mut to[at..at + length], &x[from..]);
             match stride {
                 1 => to.copy_from_slice(&from[..length]),
+                // Which compilers can do by vectors.
+                2 => {
+                    let (pairs, last) = from.as_chunks::<2>();
+                    let (whole, rest) = to.split_at_mut(length.min(pairs.len()));
+                    whole.iter_mut().zip(pairs).for_each(|(to, [from, _])| *to = *from);
+                    rest.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
+                }
                 stride => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
             }
         }

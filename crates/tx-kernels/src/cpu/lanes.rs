@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use macerator::{Scalar, Simd, Vector};
+use macerator::{ReduceAdd, Scalar, Simd, Vector};
 
 use super::product::Out;
 use super::{Scratch, rows};
@@ -21,8 +21,21 @@ pub const GROUP: usize = 16 * ROWS;
 /// Some steps of a panel: `w[step][column]`, steps `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Strip {
-    pub start: *const f32,
-    pub stride: usize,
+    start: *const f32,
+    stride: usize,
+    /// The steps of one more column, if there is one.
+    more: *const f32,
+}
+
+impl Strip {
+    pub fn new(start: *const f32, stride: usize) -> Self {
+        Self { start, stride, more: std::ptr::null() }
+    }
+
+    /// With one more column, whose steps lie at `more` beside each other.
+    pub fn with(self, more: *const f32) -> Self {
+        Self { more, ..self }
+    }
 }
 
 /// `sums[row][column] = Σ_step x[row][step] · w[step][column]` for all rows of `x: [rows, steps]`.
@@ -38,31 +51,50 @@ pub unsafe fn product<S: Simd>(
     steps: usize,
     width: usize,
     strip: usize,
+    pack: impl FnMut(Range<usize>, &mut [f32]) -> Strip,
+    finish: impl FnMut(usize, &mut [f32]),
+) {
+    // SAFETY: as above.
+    unsafe { product_with::<S, false>(x, steps, width, strip, pack, finish) };
+}
+
+/// [`product`]; if there is `MORE`, then with one more column than `width`, at most three vectors: a vector of its own would
+/// have that one alone, so that it is computed with the steps in the lanes. A line of sums ends with it.
+///
+/// # Safety
+/// As [`product`]; if there is `MORE`, what `pack` gives has as many steps of one more column.
+#[inline(always)]
+pub unsafe fn product_with<S: Simd, const MORE: bool>(
+    x: &[f32],
+    steps: usize,
+    width: usize,
+    strip: usize,
     mut pack: impl FnMut(Range<usize>, &mut [f32]) -> Strip,
     mut finish: impl FnMut(usize, &mut [f32]),
 ) {
+    let line = width + usize::from(MORE);
     let rows = x.len() / steps.max(1);
     let strip = strip.min(steps);
     let mut packed = Scratch::<f32>::take(strip * width);
     if strip == steps {
         let w = pack(0..steps, &mut packed);
-        let mut sums = Scratch::<f32>::take(rows.min(GROUP) * width);
+        let mut sums = Scratch::<f32>::take(rows.min(GROUP) * line);
         for first in (0..rows).step_by(GROUP) {
             let count = GROUP.min(rows - first);
-            let sums = &mut sums[..count * width];
+            let sums = &mut sums[..count * line];
             // SAFETY: each row has all steps, and a line of sums.
-            unsafe { add::<S, true>(&x[first * steps..], steps, count, w, 0..steps, width, sums) };
+            unsafe { add::<S, true, MORE>(&x[first * steps..], steps, count, w, 0..steps, width, sums) };
             finish(first, sums);
         }
         return;
     }
-    let mut sums = Scratch::<f32>::take(rows * width);
+    let mut sums = Scratch::<f32>::take(rows * line);
     sums.fill(0.0);
     for from in (0..steps).step_by(strip) {
         let range = from..steps.min(from + strip);
         let w = pack(range.clone(), &mut packed);
         // SAFETY: as above.
-        unsafe { add::<S, false>(x, steps, rows, w, range, width, &mut sums) };
+        unsafe { add::<S, false, MORE>(x, steps, rows, w, range, width, &mut sums) };
     }
     finish(0, &mut sums);
 }
@@ -71,9 +103,9 @@ pub unsafe fn product<S: Simd>(
 ///
 /// # Safety
 /// Each of the rows has `steps` elements, `w` is valid for `width` elements at each step of the range, and there are
-/// `count · width` sums.
+/// `count` lines of sums.
 #[inline(always)]
-unsafe fn add<S: Simd, const NEW: bool>(
+unsafe fn add<S: Simd, const NEW: bool, const MORE: bool>(
     x: &[f32],
     steps: usize,
     count: usize,
@@ -82,21 +114,22 @@ unsafe fn add<S: Simd, const NEW: bool>(
     width: usize,
     sums: &mut [f32],
 ) {
+    let line = width + usize::from(MORE);
     let tiles = count.div_ceil(ROWS);
     for tile in 0..tiles {
         // Tiles of equal height, as far as that goes.
         let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
         let tile = Tile { x: x[start * steps + range.start..].as_ptr(), row: steps, w, steps: range.len(), width };
-        let sums = sums[start * width..end * width].as_mut_ptr();
+        let sums = sums[start * line..end * line].as_mut_ptr();
         // SAFETY: as above.
         unsafe {
             match end - start {
-                1 => tile.rows::<S, 1, NEW>(sums),
-                2 => tile.rows::<S, 2, NEW>(sums),
-                3 => tile.rows::<S, 3, NEW>(sums),
-                4 => tile.rows::<S, 4, NEW>(sums),
-                5 => tile.rows::<S, 5, NEW>(sums),
-                _ => tile.rows::<S, ROWS, NEW>(sums),
+                1 => tile.rows::<S, 1, NEW, MORE>(sums),
+                2 => tile.rows::<S, 2, NEW, MORE>(sums),
+                3 => tile.rows::<S, 3, NEW, MORE>(sums),
+                4 => tile.rows::<S, 4, NEW, MORE>(sums),
+                5 => tile.rows::<S, 5, NEW, MORE>(sums),
+                _ => tile.rows::<S, ROWS, NEW, MORE>(sums),
             }
         }
     }
@@ -119,8 +152,18 @@ impl Tile {
     /// # Safety
     /// As [`add`], for `R` rows.
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize, const NEW: bool>(self, sums: *mut f32) {
+    unsafe fn rows<S: Simd, const R: usize, const NEW: bool, const MORE: bool>(self, sums: *mut f32) {
         let lanes = <f32 as Scalar>::lanes::<S>();
+        if MORE {
+            // SAFETY: the panel is at most three vectors wide.
+            return unsafe {
+                match self.width / lanes {
+                    3 => self.vectors::<S, R, 3, NEW, true>(0, sums),
+                    2 => self.vectors::<S, R, 2, NEW, true>(0, sums),
+                    _ => self.vectors::<S, R, 1, NEW, true>(0, sums),
+                }
+            };
+        }
         let most = if lanes >= 16 || cfg!(target_arch = "aarch64") { 4 } else { 2 };
         let mut column = 0;
         while column < self.width {
@@ -128,53 +171,96 @@ impl Tile {
             // SAFETY: the panel is a whole number of vectors wide.
             unsafe {
                 match vectors {
-                    4 => self.vectors::<S, R, 4, NEW>(column, sums),
-                    3 => self.vectors::<S, R, 3, NEW>(column, sums),
-                    2 => self.vectors::<S, R, 2, NEW>(column, sums),
-                    _ => self.vectors::<S, R, 1, NEW>(column, sums),
+                    4 => self.vectors::<S, R, 4, NEW, false>(column, sums),
+                    3 => self.vectors::<S, R, 3, NEW, false>(column, sums),
+                    2 => self.vectors::<S, R, 2, NEW, false>(column, sums),
+                    _ => self.vectors::<S, R, 1, NEW, false>(column, sums),
                 }
             }
             column += lanes * vectors.max(1);
         }
     }
 
-    /// `V` vectors of columns from `column` on.
+    /// `V` vectors of columns from `column` on, and one more column if there is.
     ///
     /// # Safety
     /// As [`Tile::rows`].
     #[inline(always)]
-    unsafe fn vectors<S: Simd, const R: usize, const V: usize, const NEW: bool>(self, column: usize, sums: *mut f32) {
+    unsafe fn vectors<S: Simd, const R: usize, const V: usize, const NEW: bool, const MORE: bool>(
+        self,
+        column: usize,
+        sums: *mut f32,
+    ) {
         let Self { x, row, w, steps, width } = self;
         let lanes = <f32 as Scalar>::lanes::<S>();
+        let line = width + usize::from(MORE);
         // SAFETY: as above.
         unsafe {
-            let line = |r: usize, v: usize| sums.add(r * width + column + v * lanes);
+            let place = |r: usize, v: usize| sums.add(r * line + column + v * lanes);
             let mut totals: [[Vector<S, f32>; V]; R] = [[0f32.splat(); V]; R];
             if !NEW {
                 for (r, totals) in totals.iter_mut().enumerate() {
                     for (v, total) in totals.iter_mut().enumerate() {
-                        *total = f32::vload_unaligned(line(r, v));
+                        *total = f32::vload_unaligned(place(r, v));
                     }
                 }
             }
             let mut w_at = w.start.add(column);
-            for k in 0..steps {
-                let mut columns = [0f32.splat::<S>(); V];
-                for (v, column) in columns.iter_mut().enumerate() {
-                    *column = f32::vload_unaligned(w_at.add(v * lanes));
-                }
-                w_at = w_at.wrapping_add(w.stride);
-                for (r, totals) in totals.iter_mut().enumerate() {
-                    let x: Vector<S, f32> = (*x.add(r * row + k)).splat();
-                    for (total, &column) in totals.iter_mut().zip(&columns) {
-                        *total = column.mul_add(x, *total);
+            let mut k = 0;
+            if MORE {
+                let mut more: [Vector<S, f32>; R] = [0f32.splat(); R];
+                while k + lanes <= steps {
+                    for step in k..k + lanes {
+                        multiply_add(&mut totals, x.add(step), row, w_at);
+                        w_at = w_at.wrapping_add(w.stride);
                     }
+                    let column = f32::vload_unaligned::<S>(w.more.add(k));
+                    for (r, more) in more.iter_mut().enumerate() {
+                        *more = f32::vload_unaligned::<S>(x.add(r * row + k)).mul_add(column, *more);
+                    }
+                    k += lanes;
                 }
+                for (r, more) in more.into_iter().enumerate() {
+                    let place = place(r, V);
+                    let rest = (k..steps).map(|k| *x.add(r * row + k) * *w.more.add(k)).sum::<f32>();
+                    *place = if NEW { 0.0 } else { *place } + f32::reduce_add(more) + rest;
+                }
+            }
+            for k in k..steps {
+                multiply_add(&mut totals, x.add(k), row, w_at);
+                w_at = w_at.wrapping_add(w.stride);
             }
             for (r, totals) in totals.into_iter().enumerate() {
                 for (v, total) in totals.into_iter().enumerate() {
-                    f32::vstore_unaligned::<S>(line(r, v), total);
+                    f32::vstore_unaligned::<S>(place(r, v), total);
                 }
+            }
+        }
+    }
+}
+
+/// Adds the products of a step of `R` rows, `row` elements apart, with `V` vectors of columns.
+///
+/// # Safety
+/// `x` is valid for an element of each row, `w` for `V` vectors.
+#[inline(always)]
+unsafe fn multiply_add<S: Simd, const R: usize, const V: usize>(
+    totals: &mut [[Vector<S, f32>; V]; R],
+    x: *const f32,
+    row: usize,
+    w: *const f32,
+) {
+    let lanes = <f32 as Scalar>::lanes::<S>();
+    let mut columns = [0f32.splat::<S>(); V];
+    // SAFETY: as above.
+    unsafe {
+        for (v, column) in columns.iter_mut().enumerate() {
+            *column = f32::vload_unaligned(w.add(v * lanes));
+        }
+        for (r, totals) in totals.iter_mut().enumerate() {
+            let x: Vector<S, f32> = (*x.add(r * row)).splat();
+            for (total, &column) in totals.iter_mut().zip(&columns) {
+                *total = column.mul_add(x, *total);
             }
         }
     }

@@ -329,7 +329,7 @@ impl WithSimd for Wide<'_> {
                 columns.iter_mut().zip(copy.chunks_exact(length)).for_each(|(to, column)| *to = column);
             }
             panels::pack(&columns[..count], length, width, packed);
-            Strip { start: packed.as_ptr(), stride: width }
+            Strip::new(packed.as_ptr(), width)
         };
         let finish = |row: usize, sums: &mut [f32]| {
             let bias = factor.bias.map(|bias| &bias[column..column + count]);

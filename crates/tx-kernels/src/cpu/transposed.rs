@@ -51,15 +51,13 @@ impl WithSimd for Block<'_> {
         let count = PANEL.min(of.columns - column);
         let width = lanes::padded::<S>(count);
         let pack = |range: std::ops::Range<usize>, packed: &mut [f32]| match of.weight {
-            Weight::F32(w) if count == width => {
-                Strip { start: w[range.start * of.columns + column..].as_ptr(), stride: of.columns }
-            }
+            Weight::F32(w) if count == width => Strip::new(w[range.start * of.columns + column..].as_ptr(), of.columns),
             weight => {
                 for (k, to) in range.zip(packed.chunks_exact_mut(width)) {
                     weight.widen(k, of.columns, column..column + count, to);
                     to[count..].fill(0.0);
                 }
-                Strip { start: packed.as_ptr(), stride: width }
+                Strip::new(packed.as_ptr(), width)
             }
         };
         let finish = |first: usize, sums: &mut [f32]| {

@@ -224,7 +224,7 @@ impl Gradients<'_> {
                     }
                     rest.fill(0.0);
                 }
-                Strip { start: packed.as_ptr(), stride: width }
+                Strip::new(packed.as_ptr(), width)
             };
             let finish = |row: usize, sums: &mut [f32]| {
                 let to = |i: usize| out.get().wrapping_add(((key + row + i) * of.groups + group) * dim + column);

@@ -76,7 +76,7 @@ impl WithSimd for Through<'_> {
                 weight.widen(step, columns, column..column + count, to);
                 to[count..].fill(0.0);
             }
-            Strip { start: packed.as_ptr(), stride: width }
+            Strip::new(packed.as_ptr(), width)
         };
         let finish = |row: usize, sums: &mut [f32]| {
             // SAFETY: this task alone writes these columns of these rows.
@@ -152,7 +152,7 @@ impl WithSimd for Outer<'_> {
                         }
                         rest.fill(0.0);
                     }
-                    Strip { start: packed.as_ptr(), stride: width }
+                    Strip::new(packed.as_ptr(), width)
                 };
                 let finish = |row: usize, sums: &mut [f32]| {
                     let to = |i: usize| out.get().wrapping_add((rows.start + row + i) * all_columns + column);
