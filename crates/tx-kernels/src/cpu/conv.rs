@@ -149,6 +149,11 @@ impl Axes {
         Some(Self { input, output, kernel, stride, padding: padding.map(|(before, _)| before), dilation })
     }
 
+    /// Whether every pixel of the result sees the one in its own place alone.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0] && self.input == self.output
+    }
+
     /// The place of the input that a place of the result sees through an element of the kernel, if there is one.
     fn source(&self, axis: usize, place: usize, element: usize) -> Option<usize> {
         let place = place * self.stride[axis] + element * self.dilation[axis];
@@ -287,11 +292,15 @@ impl Block<'_> {
         let x = of.channels(image, group);
         let size = of.axes.input[0] * of.axes.input[1];
         let stride = of.axes.stride[1];
+        let in_place = of.axes.is_pointwise() && whole.len() == width;
         let pack = |range: Range<usize>, packed: &mut [f32]| {
-            gather(x, size, &sights, stride, range.clone(), &mut packed[..range.len() * width]);
             if MORE {
                 gather(x, size, &sight_of_last, stride, range.clone(), &mut more[..range.len()]);
             }
+            if in_place {
+                return Strip::new(x[range.start * size + first..].as_ptr(), size).with(more.as_ptr());
+            }
+            gather(x, size, &sights, stride, range.clone(), &mut packed[..range.len() * width]);
             Strip::new(packed.as_ptr(), width).with(more.as_ptr())
         };
         let finish = |start: usize, sums: &mut [f32]| {
