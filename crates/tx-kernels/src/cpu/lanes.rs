@@ -287,19 +287,23 @@ pub unsafe fn write_rows(
     first: usize,
     range: Range<usize>,
 ) {
-    if let Some(bias) = bias {
-        for line in sums.chunks_exact_mut(width) {
-            line.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
-        }
-    }
     if let Some(act) = act {
+        for line in sums.chunks_exact_mut(width) {
+            line.iter_mut().zip(bias.into_iter().flatten()).for_each(|(sum, bias)| *sum += bias);
+        }
         rows::pointwise(act, sums);
     }
     for (row, line) in sums.chunks_exact(width).enumerate() {
+        let line = &line[..range.len()];
         // SAFETY: as above.
         unsafe {
             let to = out.get().add((first + row) * columns + range.start);
-            to.copy_from_nonoverlapping(line.as_ptr(), range.len());
+            match bias {
+                Some(bias) if act.is_none() => {
+                    rows::write_sum(line, bias, std::slice::from_raw_parts_mut(to.cast(), line.len()));
+                }
+                _ => to.copy_from_nonoverlapping(line.as_ptr(), line.len()),
+            }
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use super::tile::{self, Shape};
 
+/// How many elements ahead lines are asked for while they are transposed.
+const AHEAD: usize = 128;
+
 /// How the rows of a matrix are cut into panels: full ones, and a narrower last one.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels {
@@ -56,6 +59,10 @@ pub fn pack(rows: &[&[f32]], length: usize, width: usize, packed: &mut [f32]) {
     let full = if width.is_multiple_of(16) { rows.len() / 16 * 16 } else { 0 };
     for lane in (0..full).step_by(16) {
         for start in (0..length / 16 * 16).step_by(16) {
+            // Sixteen lines are more streams than the hardware looks ahead on.
+            for row in &rows[lane..lane + 16] {
+                tile::prefetch(row.as_ptr().wrapping_add(start + AHEAD));
+            }
             transpose16(|i| &rows[lane + i][start..start + 16], &mut packed[start * width + lane..], width);
         }
         for (i, row) in rows[lane..lane + 16].iter().enumerate() {

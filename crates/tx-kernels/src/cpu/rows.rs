@@ -160,6 +160,11 @@ multiversion! {
         }
     }
 
+    /// `out = x + y`
+    pub fn write_sum(x: &[f32], y: &[f32], out: &mut [MaybeUninit<f32>]) {
+        write(x.iter().zip(y).map(|(x, y)| x + y), out);
+    }
+
     /// `out = act(x · scale + shift + residual)`, as far as `out` goes.
     pub fn finish(
         x: &[f32],
