@@ -11,7 +11,7 @@ use macerator::{Scalar, Simd, Vector, WithSimd};
 #[cfg(target_arch = "x86_64")]
 pub use self::avx512::reduce;
 use super::product::{COLUMNS, Weight};
-use super::tile::next_page;
+use super::tile::{next_page, prefetch};
 use super::{Scratch, pairs};
 
 /// Columns of a tile.
@@ -90,21 +90,23 @@ impl WithSimd for Block<'_> {
             for from in (0..steps).step_by(STRIP) {
                 let strip = from..steps.min(from + STRIP);
                 let w = strip_of(weight, steps, first, valid, strip.clone(), &mut widened);
-                // The first rows ask for what comes next: more steps of these columns, or the columns after them.
+                // What comes next: more steps of these columns, or the columns after them. Each tile asks for its share, so
+                // that memory is at work while all of them compute.
                 let next = if strip.end < steps { STRIP } else { TILE_COLUMNS * steps - strip.start };
                 for tile in 0..tiles {
                     // Tiles of equal height, as far as that goes.
                     let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
                     let to = &mut sums[start * COLUMNS..end * COLUMNS];
-                    let next = if tile == 0 { next } else { 0 };
+                    let share = |tile: usize| tile * TILE_COLUMNS / tiles;
+                    let ahead = Ahead { elements: next, first: share(tile), end: share(tile + 1) };
                     let lines = Lines { rows, start, strip: strip.clone() };
                     match end - start {
-                        1 => tile_of::<S, 1>(lines, w, next, place..place + valid, from == 0, to),
-                        2 => tile_of::<S, 2>(lines, w, next, place..place + valid, from == 0, to),
-                        3 => tile_of::<S, 3>(lines, w, next, place..place + valid, from == 0, to),
-                        4 => tile_of::<S, 4>(lines, w, next, place..place + valid, from == 0, to),
-                        5 => tile_of::<S, 5>(lines, w, next, place..place + valid, from == 0, to),
-                        _ => tile_of::<S, TILE_ROWS>(lines, w, next, place..place + valid, from == 0, to),
+                        1 => tile_of::<S, 1>(lines, w, ahead, place..place + valid, from == 0, to),
+                        2 => tile_of::<S, 2>(lines, w, ahead, place..place + valid, from == 0, to),
+                        3 => tile_of::<S, 3>(lines, w, ahead, place..place + valid, from == 0, to),
+                        4 => tile_of::<S, 4>(lines, w, ahead, place..place + valid, from == 0, to),
+                        5 => tile_of::<S, 5>(lines, w, ahead, place..place + valid, from == 0, to),
+                        _ => tile_of::<S, TILE_ROWS>(lines, w, ahead, place..place + valid, from == 0, to),
                     }
                 }
             }
@@ -191,6 +193,26 @@ fn strip_of<'a>(
     }
 }
 
+/// What a tile asks for while it computes: what lies so many elements behind some of its columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    pub elements: usize,
+    /// The first of these columns.
+    pub first: usize,
+    /// The one after the last.
+    pub end: usize,
+}
+
+impl Ahead {
+    /// Asks for what lies behind step `k` of columns.
+    #[inline(always)]
+    pub fn ask<T>(self, w: &[&[T]; TILE_COLUMNS], k: usize) {
+        for w in &w[self.first..self.end] {
+            prefetch(w.as_ptr().wrapping_add(k + self.elements).cast());
+        }
+    }
+}
+
 /// Some steps of the rows of a tile.
 struct Lines<'a> {
     rows: &'a Rows<'a>,
@@ -211,7 +233,7 @@ impl<'a> Lines<'a> {
 fn tile_of<S: Simd, const R: usize>(
     lines: Lines<'_>,
     w: Columns<'_>,
-    next: usize,
+    ahead: Ahead,
     place: Range<usize>,
     set: bool,
     to: &mut [f32],
@@ -220,15 +242,15 @@ fn tile_of<S: Simd, const R: usize>(
     let totals = match (w, &lines.rows.pairs) {
         // SAFETY: the processor can, or there would be no such rows.
         (Columns::Bf16(w), Some(rows)) => unsafe {
-            pairs::tile(&std::array::from_fn(|r| rows.row(lines.start + r, lines.strip.start)), &w, next)
+            pairs::tile(&std::array::from_fn(|r| rows.row(lines.start + r, lines.strip.start)), &w, ahead)
         },
         (Columns::F32(w), _) if !avx512::available() => tile::<S, R>(&x, &w),
         // SAFETY: the processor can; columns of 16 bits are made only then.
-        (Columns::F32(w), _) => unsafe { avx512::tile(&x, &w, next) },
+        (Columns::F32(w), _) => unsafe { avx512::tile(&x, &w, ahead) },
         // SAFETY: as above.
-        (Columns::Bf16(w), None) => unsafe { avx512::tile(&x, &w, next) },
+        (Columns::Bf16(w), None) => unsafe { avx512::tile(&x, &w, ahead) },
         // SAFETY: as above.
-        (Columns::F16(w), _) => unsafe { avx512::tile(&x, &w, next) },
+        (Columns::F16(w), _) => unsafe { avx512::tile(&x, &w, ahead) },
     };
     for (to, totals) in to.chunks_exact_mut(COLUMNS).zip(&totals) {
         for (to, &total) in to[place.clone()].iter_mut().zip(totals) {
@@ -272,7 +294,7 @@ mod avx512 {
 
     use half::{bf16, f16};
 
-    use super::{LINE_VECTORS, TILE_COLUMNS};
+    use super::{Ahead, LINE_VECTORS, TILE_COLUMNS};
     use crate::cpu::tile::next_page;
 
     /// Elements of a vector.
@@ -419,7 +441,7 @@ mod avx512 {
         x.iter().zip(w).map(|(x, w)| x * w.to_f32()).sum()
     }
 
-    /// See [`super::tile`]. What is `next` elements further is asked for, if that is not 0.
+    /// See [`super::tile`].
     ///
     /// # Safety
     /// The processor is [`available`].
@@ -427,14 +449,12 @@ mod avx512 {
     pub unsafe fn tile<T: Widen, const R: usize>(
         x: &[&[f32]; R],
         w: &[&[T]; TILE_COLUMNS],
-        next: usize,
+        ahead: Ahead,
     ) -> [[f32; TILE_COLUMNS]; R] {
         let whole = w[0].len() / LANES * LANES;
         let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
         for k in (0..whole).step_by(LANES) {
-            if next > 0 {
-                w.iter().for_each(|w| crate::cpu::tile::prefetch(w.as_ptr().wrapping_add(k + next).cast()));
-            }
+            ahead.ask(w, k);
             // SAFETY: all slices have one length, of which `whole` is a part.
             unsafe {
                 let w: [__m512; TILE_COLUMNS] = std::array::from_fn(|i| T::widen(w[i].as_ptr().add(k)));
@@ -485,7 +505,7 @@ mod avx512 {
 /// Processors without AVX-512 have none of its kernels.
 #[cfg(not(target_arch = "x86_64"))]
 mod avx512 {
-    use super::TILE_COLUMNS;
+    use super::{Ahead, TILE_COLUMNS};
 
     pub fn available() -> bool {
         false
@@ -506,7 +526,7 @@ mod avx512 {
     pub unsafe fn tile<T, const R: usize>(
         _: &[&[f32]; R],
         _: &[&[T]; TILE_COLUMNS],
-        _: usize,
+        _: Ahead,
     ) -> [[f32; TILE_COLUMNS]; R] {
         unreachable!("not available")
     }

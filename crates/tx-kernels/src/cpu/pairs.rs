@@ -36,10 +36,10 @@ mod x86 {
 
     use super::Rows;
     use crate::Pointwise;
-    use crate::cpu::dots::{TILE_COLUMNS, reduce};
+    use crate::cpu::dots::{Ahead, TILE_COLUMNS, reduce};
     use crate::cpu::lanes::{self, GROUP, PANEL, ROWS};
     use crate::cpu::product::{Factor, STRIP, Weight, parallel, row_groups, turned_blocks};
-    use crate::cpu::tile::{next_page, prefetch};
+    use crate::cpu::tile::next_page;
     use crate::cpu::{CHUNK, Scratch, panels};
 
     /// Elements of a vector.
@@ -140,8 +140,7 @@ mod x86 {
         _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(ab, cd), _mm512_add_ps(ef, gh)))
     }
 
-    /// The dot products of `R` rows with the columns of a tile, all of one length. What is `next` elements further is
-    /// asked for, if that is not 0.
+    /// The dot products of `R` rows with the columns of a tile, all of one length.
     ///
     /// # Safety
     /// The processor is [`available`]; rows have as many elements as columns, and zeros after them.
@@ -149,7 +148,7 @@ mod x86 {
     pub unsafe fn tile<const R: usize>(
         x: &[&[u32]; R],
         w: &[&[bf16]; TILE_COLUMNS],
-        next: usize,
+        ahead: Ahead,
     ) -> [[f32; TILE_COLUMNS]; R] {
         let whole = w[0].len() / ELEMENTS * ELEMENTS;
         let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
@@ -163,9 +162,7 @@ mod x86 {
             }
         };
         for k in (0..whole).step_by(ELEMENTS) {
-            if next > 0 {
-                w.iter().for_each(|w| prefetch(w.as_ptr().wrapping_add(k + next).cast()));
-            }
+            ahead.ask(w, k);
             // SAFETY: all columns have one length, of which `whole` is a part.
             add(k, std::array::from_fn(|i| unsafe { load(w[i].as_ptr().add(k)) }));
         }
@@ -330,7 +327,7 @@ mod other {
 
     use super::Rows;
     use crate::Pointwise;
-    use crate::cpu::dots::TILE_COLUMNS;
+    use crate::cpu::dots::{Ahead, TILE_COLUMNS};
     use crate::cpu::product::Factor;
 
     pub fn available() -> bool {
@@ -350,7 +347,7 @@ mod other {
     pub unsafe fn tile<const R: usize>(
         _: &[&[u32]; R],
         _: &[&[bf16]; TILE_COLUMNS],
-        _: usize,
+        _: Ahead,
     ) -> [[f32; TILE_COLUMNS]; R] {
         unreachable!("not available")
     }
