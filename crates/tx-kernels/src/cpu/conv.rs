@@ -185,11 +185,12 @@ struct Cut {
 
 impl Cut {
     fn new(pixels: usize) -> Self {
-        let Shape { lanes, registers, .. } = Shape::detect();
+        let lanes = Shape::detect().lanes;
         let (vectors, rest) = (pixels / lanes, pixels % lanes);
-        // A vector for a few pixels would take its time for nothing: panels of three vectors have room for one more.
+        // Where a panel has four long vectors, one of them for a few pixels would take its time for nothing: panels of three
+        // vectors have room for one pixel more.
         let panels = vectors.div_ceil(3);
-        if registers == 32 && (1..=panels).contains(&rest) {
+        if PANEL == 4 * lanes && (1..=panels).contains(&rest) {
             return Self { lanes, pixels, panels, vectors, more: rest };
         }
         // Otherwise panels of nearly one width.
