@@ -372,6 +372,10 @@ fn on_devices() -> Result<()> {
     let output = failing.args(["--devices", "2"]).output()?;
     let message = text(&output);
     ensure!(output.status.code() == Some(1) && message.contains("rows.jsonl"), "{:?}: {message}", output.status);
+    let mut numbered = train(1, &workshop.recipe("numbered", 2, 9, "")?)?;
+    let output = numbered.args(["--device", "cpu:0", "--devices", "2"]).output()?;
+    let message = text(&output);
+    ensure!(output.status.code() == Some(1) && message.contains("--devices: `--device cpu:0`"), "{message}");
     Ok(())
 }
 

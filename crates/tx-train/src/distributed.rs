@@ -161,9 +161,9 @@ impl Default for Options {
     }
 }
 
-/// Whether a launcher such as `mpirun` started several processes together with this one.
-pub fn is_launched() -> bool {
-    launched(&|name| std::env::var(name).ok()) > 1
+/// How many processes a launcher such as `mpirun` started together, this one included; 1 without a launcher.
+pub fn processes() -> usize {
+    launched(&|name| std::env::var(name).ok()).max(1)
 }
 
 /// The processes that a launcher such as `mpirun` started together with this one; this one alone without a launcher.
@@ -171,8 +171,8 @@ pub fn is_launched() -> bool {
 /// # Errors
 /// [`Error::Input`] if there are several, and the program was built without MPI; [`Error::Distributed`].
 pub fn connect(options: Options) -> Result<Box<dyn Communicator>> {
-    match launched(&|name| std::env::var(name).ok()) {
-        0 | 1 => Ok(Box::new(Single)),
+    match processes() {
+        1 => Ok(Box::new(Single)),
         size => join(size, options),
     }
 }

@@ -19,7 +19,7 @@ use tx_core::error::{Error, Result};
 use super::threads::Threads;
 use super::{Communicator, Pending, REMEDY};
 
-/// Runs the same on every device: `train` gets the device and the rank that goes with it, and builds its own model and
+/// Runs the same on every device, all of one kind: `train` gets the device and the rank that goes with it, and builds its own model and
 /// data.
 ///
 /// # Errors
@@ -29,14 +29,17 @@ pub fn on_devices<T: Send>(
     train: impl Fn(&Device, Box<dyn Communicator>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let train = &train;
+    // They are all of one kind.
+    let exchange = devices.iter().all(device::is_cuda).then_some(devices);
     thread::scope(|scope| {
         let ranks = Threads::start(devices.len());
         let ranks: Vec<_> = ranks
             .into_iter()
             .map(|threads| {
                 scope.spawn(move || {
-                    let own = devices[threads.rank()].clone();
-                    train(&own.clone(), Box::new(OnDevice { threads, own, all: devices.to_vec() }))
+                    let own = &devices[threads.rank()];
+                    let exchange = exchange.map(|all| Exchange { own: own.clone(), all: all.to_vec() });
+                    train(own, Box::new(OnDevice { threads, exchange }))
                 })
             })
             .collect();
@@ -53,6 +56,13 @@ fn panicked(rank: usize) -> Error {
 #[derive(Debug)]
 struct OnDevice {
     threads: Threads,
+    /// `None` if the devices have none of their own.
+    exchange: Option<Exchange>,
+}
+
+/// The device of a rank, and those of all, which add up by NCCL.
+#[derive(Debug)]
+struct Exchange {
     own: Device,
     all: Vec<Device>,
 }
@@ -67,12 +77,10 @@ impl Communicator for OnDevice {
     }
 
     fn all_reduce(&self, values: Vec<f32>) -> Result<Pending> {
-        if !device::is_cuda(&self.own) {
-            return self.threads.all_reduce(values);
-        }
+        let Some(Exchange { own, all }) = &self.exchange else { return self.threads.all_reduce(values) };
         let len = values.len();
-        let bucket = Tensor::<1>::from_data(TensorData::new(values, [len]), (&self.own, DType::F32));
-        let sums = all_reduce(bucket, ReduceOperation::Sum, self.all.clone());
+        let bucket = Tensor::<1>::from_data(TensorData::new(values, [len]), (own, DType::F32));
+        let sums = all_reduce(bucket, ReduceOperation::Sum, all.clone());
         let rank = self.rank();
         Ok(Pending::new(move || {
             let sums = sums.resolve().try_into_vec_as::<f32>();

@@ -150,7 +150,7 @@ pub fn train(args: &TrainArgs, common: &Common) -> Result<ExitCode> {
     let load = common.load_options()?;
     let setting = |load| Setting { folder: folder.clone(), load, scratch: std::env::temp_dir(), progress: true };
     let (metrics, is_main) = if args.devices > 1 {
-        if distributed::is_launched() {
+        if distributed::processes() > 1 {
             return Err(Error::input("--devices", args.devices, "1 in each of several processes"));
         }
         let devices = device::first(&common.device, args.devices)?;
