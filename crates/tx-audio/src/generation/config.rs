@@ -233,10 +233,11 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn config(keys: WhisperKeys) -> WhisperGenerationConfig {
+    /// The settings of a file with these keys.
+    pub fn config(keys: WhisperKeys) -> WhisperGenerationConfig {
         WhisperGenerationConfig {
             base: GenerationConfig::default(),
             path: PathBuf::from("generation_config.json"),

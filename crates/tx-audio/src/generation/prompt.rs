@@ -154,11 +154,8 @@ fn without_second_time(tokens: &[u32], timestamp_begin: u32) -> &[u32] {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::PathBuf;
 
-    use tx_generate::GenerationConfig;
-
-    use super::super::config::WhisperKeys;
+    use super::super::config::{self, WhisperKeys};
     use super::*;
 
     fn config() -> WhisperGenerationConfig {
@@ -173,13 +170,7 @@ mod tests {
             forced_decoder_ids: Some(vec![(1, None), (2, Some(21))]),
             ..WhisperKeys::default()
         };
-        WhisperGenerationConfig {
-            base: GenerationConfig::default(),
-            path: PathBuf::from("generation_config.json"),
-            decoder_start_token_id: 10,
-            keys,
-            median_filter_width: 7,
-        }
+        config::tests::config(keys)
     }
 
     fn init(config: &WhisperGenerationConfig, options: &WhisperOptions, times: bool) -> Result<Vec<u32>> {
