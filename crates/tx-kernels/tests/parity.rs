@@ -358,7 +358,8 @@ fn attention_reads_bytes() {
         (1, 2, 19, 1, 1, 5000, 3),
     ] {
         let q = random([batch, queries, heads, dim]);
-        let (k, v) = (random([batch, keys, groups, dim]), random([batch, keys, groups, value_dim]));
+        // Means of values around one do not cancel out: errors count against what was rounded.
+        let (k, v) = (random([batch, keys, groups, dim]), random([batch, keys, groups, value_dim]) + 1.0);
         let held = |x: &Tensor<4>| kept(KvPrecision::Int8, keys + 5, 3, x).narrow(3, keys);
         let (k8, v8) = (held(&k), held(&v));
         let masks = [
@@ -378,7 +379,7 @@ fn attention_reads_bytes() {
             agree(|| attention(q.clone(), k8.clone(), v.clone(), options()), tolerance, &what);
             agree(|| attention_weights(q.clone(), k.clone(), v8.clone(), options()).0, tolerance, &what);
             let floats = attention(q.clone(), k.clone(), v.clone(), options());
-            close(attention(q.clone(), k8.clone(), v8.clone(), options()), floats, 5e-2, &what);
+            close(attention(q.clone(), k8.clone(), v8.clone(), options()), floats, 3e-2, &what);
         }
     }
 }
