@@ -330,15 +330,23 @@ fn generated(model: &Path, speech: &Audio, recorded: &Generated) -> Result<()> {
 /// Settings and arguments that no model can use.
 fn refused(model: &Path, speech: &Audio) -> Result<()> {
     let times = || json!({ "return_token_timestamps": true });
-    for (settings, arguments, expected) in [
-        (json!({ "no_timestamps_token_id": u32::MAX }), json!({}), "`no_timestamps_token_id`: token id 4294967295"),
-        (json!({ "forced_decoder_ids": [[1, 1_000_000]] }), json!({}), "`forced_decoder_ids`: token id 1000000"),
-        (json!({ "alignment_heads": [[0, 1], [0, 1]] }), times(), "`alignment_heads`: head 1 of layer 0 twice"),
-        (json!({ "alignment_heads": [[7, 0]] }), times(), "`alignment_heads`: no head 0 in layer 7"),
-        (json!({}), json!({ "max_new_tokens": 0 }), "max_new_tokens: 0, expected 1 to "),
+    let timed = || json!({ "return_timestamps": true });
+    for (settings, timeless, arguments, expected) in [
+        (
+            json!({ "no_timestamps_token_id": u32::MAX }),
+            false,
+            json!({}),
+            "`no_timestamps_token_id`: token id 4294967295",
+        ),
+        (json!({ "forced_decoder_ids": [[1, 1_000_000]] }), false, json!({}), "`forced_decoder_ids`: token id 1000000"),
+        (json!({ "alignment_heads": [[0, 1], [0, 1]] }), false, times(), "`alignment_heads`: head 1 of layer 0 twice"),
+        (json!({ "alignment_heads": [[7, 0]] }), false, times(), "`alignment_heads`: no head 0 in layer 7"),
+        (json!({}), false, json!({ "max_new_tokens": 0 }), "max_new_tokens: 0, expected 1 to "),
+        // A time must come first, and all of them are suppressed: Python takes the token 0.
+        (json!({}), true, timed(), "generation settings: no token may follow"),
     ] {
         let (settings, arguments) = (parse(&settings)?, parse(&arguments)?);
-        let call = Call { name: String::new(), samples: [0, RATE as usize], settings, timeless: false, arguments };
+        let call = Call { name: String::new(), samples: [0, RATE as usize], settings, timeless, arguments };
         let (folder, options) = (write_model(model, &call)?, options(&call.arguments)?);
         let features = FeatureExtractor::from_folder(folder.path())?.extract(&part(speech, call.samples)?)?;
         let generator = WhisperGenerator::from_folder(folder.path(), &LoadOptions::default());
