@@ -13,7 +13,7 @@ use tx_core::weights::{Checkpoint, safetensors};
 
 /// The folder `models/`.
 pub fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+    PathBuf::from("../models")
 }
 
 /// The folders of `models/` that describe an architecture: all but those of models that ship, which have a recipe.

@@ -22,7 +22,7 @@ const FEATURES: Tolerance = Tolerance { relative: 0.0, absolute: 1e-4 };
 const BLOCK: usize = 1200;
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/audio").join(name)
+    Path::new("data/audio").join(name)
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {

@@ -54,7 +54,7 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
 }
 
 fn folders() -> Vec<PathBuf> {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/chat");
+    let data = PathBuf::from("data/chat");
     let mut folders: Vec<PathBuf> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.join("cases.json").is_file());
     folders.sort();
@@ -131,7 +131,7 @@ fn texts_are_those_of_python() {
 /// A template may be used from several threads at once.
 #[test]
 fn templates_are_shared() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/chat/qwen3");
+    let folder = PathBuf::from("data/chat/qwen3");
     let template = ChatTemplate::from_folder(&folder, &SpecialTokens::default()).unwrap();
     let options = ChatOptions { add_generation_prompt: true, ..Default::default() };
     let texts: Vec<String> = std::thread::scope(|scope| {
@@ -146,7 +146,7 @@ fn templates_are_shared() {
 fn a_conversation_goes_on_after_a_text_that_does_not_fit() {
     let model = tempfile::tempdir().unwrap();
     // A GPT-2 of 60 words and 40 positions.
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation/gpt2");
+    let data = PathBuf::from("data/generation/gpt2");
     for file in ["config.json", "generation_config.json"] {
         fs::copy(data.join(file), model.path().join(file)).unwrap();
     }

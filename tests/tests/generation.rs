@@ -51,7 +51,7 @@ struct Processed {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation")
+    PathBuf::from("data/generation")
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {

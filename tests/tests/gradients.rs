@@ -45,7 +45,7 @@ fn trials() -> Result<Vec<Trial>> {
     #[expect(clippy::type_complexity, reason = "a table")]
     let sections: [(_, fn(&Path) -> Result<()>); 2] = [("gradients", gradients), ("losses", losses)];
     for (section, run) in sections {
-        for folder in folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/train").join(section))? {
+        for folder in folders(&Path::new("data/train").join(section))? {
             let name = format!("{section}/{}", folder.file_name().unwrap_or_default().to_string_lossy());
             trials.push(Trial::test(name, move || run(&folder).map_err(failed)));
         }

@@ -46,7 +46,7 @@ struct Batch {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/images")
+    PathBuf::from("data/images")
 }
 
 fn files(folder: &str) -> Vec<PathBuf> {

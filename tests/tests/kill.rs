@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ struct Workshop {
 impl Workshop {
     fn new() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/pipelines/text-classification");
+        let source = PathBuf::from("data/pipelines/text-classification");
         let model = folder.path().join("model");
         fs::create_dir(&model)?;
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {

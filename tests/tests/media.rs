@@ -179,7 +179,7 @@ fn read(file: &Path) -> Golden {
 }
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+    Path::new("data").join(name)
 }
 
 /// The model's folder: a case with its weights, and the other files.

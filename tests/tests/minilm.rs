@@ -17,7 +17,7 @@ struct Golden {
 #[ignore = "needs TX_MINILM, the folder of all-MiniLM-L6-v2"]
 fn embeddings_equal_those_of_python() -> Result<()> {
     let model = std::env::var_os("TX_MINILM").context("TX_MINILM is not set")?;
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/embed/minilm.json");
+    let golden = Path::new("data/embed/minilm.json");
     let golden: Golden = serde_json::from_str(&std::fs::read_to_string(golden)?)?;
     ensure!(golden.sentences == ["That is a happy person", "That is a very happy person", "Today is a sunny day"]);
 
@@ -41,7 +41,7 @@ fn embeddings_equal_those_of_python() -> Result<()> {
 /// `tx embed --json` on a file of sentences.
 fn embed(arguments: &[&str]) -> Result<Vec<Vec<f64>>> {
     let model = std::env::var_os("TX_MINILM").context("TX_MINILM is not set")?;
-    let sentences = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/embed/sentences.txt");
+    let sentences = Path::new("data/embed/sentences.txt");
     let mut command = Command::new(tx_tests::tx()?);
     command.args(["embed", "--json", "-"]).args(arguments).arg("--model").arg(model);
     let output = command.stdin(std::fs::File::open(sentences)?).output()?;

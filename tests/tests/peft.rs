@@ -41,7 +41,7 @@ fn main() {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/train/peft")
+    PathBuf::from("data/train/peft")
 }
 
 type Check = fn() -> Result<()>;
@@ -134,7 +134,7 @@ impl Model {
 fn base(adapter: &Path) -> Result<PathBuf> {
     let config = PeftConfig::from_folder(adapter)?;
     let base = config.get("base_model_name_or_path").and_then(Value::as_str).context("base_model_name_or_path")?;
-    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(base))
+    Ok(Path::new("..").join(base))
 }
 
 fn text(inputs: &BTreeMap<String, TensorData>, limits: &TextLimits) -> Result<TextInputs> {

@@ -171,7 +171,7 @@ fn copy(source: &Path, target: &Path) {
 }
 
 fn data(section: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(section)
+    Path::new("data").join(section)
 }
 
 /// The folders of a section that have a golden.

@@ -86,7 +86,7 @@ struct Long {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tokenizers")
+    PathBuf::from("data/tokenizers")
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> T {

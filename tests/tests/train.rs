@@ -140,7 +140,7 @@ fn text(row: usize) -> String {
 }
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+    Path::new("data").join(name)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

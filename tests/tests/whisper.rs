@@ -133,7 +133,7 @@ struct Output {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/whisper")
+    PathBuf::from("data/whisper")
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {

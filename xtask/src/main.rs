@@ -13,7 +13,7 @@ mod reference;
 mod stories;
 mod tidy;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -93,9 +93,10 @@ fn perform(task: Task) -> Result<()> {
     }
 }
 
-/// The folder of the workspace.
+/// The folder of the workspace: the one that this command was called in, wherever it was compiled.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    let here = std::env::current_dir().unwrap_or_default();
+    here.ancestors().find(|folder| folder.join("xtask/Cargo.toml").is_file()).unwrap_or(&here).to_path_buf()
 }
 
 /// Runs a command in the workspace's folder; its output is the user's.

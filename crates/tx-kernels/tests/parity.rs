@@ -1,7 +1,7 @@
 //! Every operation on its fast body against its reference body, over odd sizes, strides and dtypes.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::cell::Cell;
+mod support;
 
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -11,30 +11,13 @@ use tx_kernels::{
     quantize_int4, quantize_int8, rms_norm, rotary, softmax, swiglu, with_reference, write_rows,
 };
 
-/// Normally distributed numbers, other ones at every call of a test and the same in every run (Box & Muller, 1958).
-fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    thread_local!(static STATE: Cell<u64> = const { Cell::new(1) });
-    let uniform = || {
-        let state = STATE.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        STATE.set(state);
-        ((state >> 40) as f32 + 0.5) / (1u64 << 24) as f32
-    };
-    let normal = || (-2.0 * uniform().ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos();
-    let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal()).collect();
-    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-}
+use support::{near, random};
 
-/// Fails unless `‖x − y‖ ≤ tolerance · ‖y‖`. A result that is far below the numbers it was computed of, which are of order
-/// one, as a single element can be, counts as a tenth.
 #[track_caller]
 fn close<const D: usize>(x: Tensor<D>, y: Tensor<D>, tolerance: f64, what: &str) {
     assert_eq!(x.dims(), y.dims(), "{what}");
-    let (x, y) = (x.into_data().try_to_vec::<f32>().unwrap(), y.into_data().try_to_vec::<f32>().unwrap());
-    let square = |v: f32| f64::from(v) * f64::from(v);
-    let difference = x.iter().zip(&y).map(|(x, y)| square(x - y)).sum::<f64>().sqrt();
-    let length = y.iter().map(|&y| square(y)).sum::<f64>().sqrt();
-    let least = 0.1 * (y.len() as f64).sqrt();
-    assert!(difference <= tolerance * length.max(least), "{what}: {difference:e} of {length:e}");
+    let values = |x: Tensor<D>| x.into_data().try_to_vec::<f32>().unwrap();
+    near(&values(x), &values(y), tolerance, what);
 }
 
 /// The same computation on both bodies.

@@ -1,26 +1,15 @@
 //! The operations of state space models: their two bodies against each other, and against the definition.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use burn::tensor::{Device, Distribution, Tensor};
+mod support;
+
+use burn::tensor::{Device, Tensor};
 use tx_kernels::{Pointwise, SsdParameters, causal_conv1d, selective_scan, ssd_scan, with_reference};
 
-fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
-}
+use support::{near, random};
 
 fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
     x.into_data().iter::<f32>().map(f64::from).collect()
-}
-
-/// Fails unless `‖x − y‖ ≤ tolerance · ‖y‖`. A result that is far below the numbers it was computed of, which are of order
-/// one, as a single element can be, counts as a tenth.
-#[track_caller]
-fn near(x: &[f64], y: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(x.len(), y.len(), "{what}");
-    let difference = x.iter().zip(y).map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt();
-    let length = y.iter().map(|y| y * y).sum::<f64>().sqrt();
-    let least = 0.1 * (y.len() as f64).sqrt();
-    assert!(difference <= tolerance * length.max(least), "{what}: {difference:e} of {length:e}");
 }
 
 /// Results and states of the same computation on both bodies.
@@ -53,7 +42,9 @@ fn convolution_takes_every_size_view_and_activation() {
                         let convolve = || causal_conv1d(x.clone(), state.clone(), weight.clone(), bias.clone(), act);
                         let (b, s) = (bias.is_some(), state.is_some());
                         let what = format!("{batch} {channels} {seq} {kernel} {act:?}, bias {b}, state {s}");
-                        agree(convolve, 2e-6, &what);
+                        // What an activation takes away, as GELU does below -5, is exact to 1e-6 of the numbers before it.
+                        let tolerance = if act.is_some() { 1e-5 } else { 2e-6 };
+                        agree(convolve, tolerance, &what);
                     }
                 }
             }

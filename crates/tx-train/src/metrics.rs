@@ -46,7 +46,7 @@ mod tests {
 
     /// What Python gave; xtask/reference/goldens_train_metrics.py records it.
     pub fn golden<T: DeserializeOwned>(name: &str) -> T {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/train/metrics").join(name);
+        let path = Path::new("../../tests/data/train/metrics").join(name);
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     }
 

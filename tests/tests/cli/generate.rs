@@ -12,7 +12,7 @@ use crate::program::{copy, fails, read_json, succeeds, tx, tx_with};
 
 /// The llama of `tests/data/generation` as a folder.
 pub fn language_model() -> TempDir {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation/llama");
+    let data = Path::new("data/generation/llama");
     let folder = tempfile::tempdir().unwrap();
     Recipe::from_file(&data.join("weights.json")).unwrap().write(folder.path(), u64::MAX).unwrap();
     for file in ["config.json", "generation_config.json"] {
@@ -25,7 +25,7 @@ pub fn language_model() -> TempDir {
 fn generate_continues_as_python_does() {
     let model = language_model();
     let path = model.path().to_str().unwrap();
-    let expected = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/generation/llama/expected.json")).unwrap();
+    let expected = fs::read(Path::new("data/generation/llama/expected.json")).unwrap();
     let calls: Vec<Value> = serde_json::from_slice(&expected).unwrap();
     let ids = |ids: &Value| -> String {
         let ids: Vec<String> = ids.as_array().unwrap().iter().map(Value::to_string).collect();

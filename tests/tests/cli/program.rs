@@ -156,7 +156,7 @@ pub fn copy(from: &Path, to: &Path) {
 
 /// A folder or file of `data`.
 pub fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+    Path::new("data").join(name)
 }
 
 pub fn read_json(path: &Path) -> Value {

@@ -1,16 +1,19 @@
 //! Every derivative beside the one that autodiff finds for the reference body.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use std::cell::Cell;
 
-use burn::tensor::{
-    Bool, DType, Device, Distribution, GradientCheckpointingStrategy, Gradients, Int, Tensor, TensorData,
-};
+use burn::tensor::{Bool, DType, Device, GradientCheckpointingStrategy, Gradients, Int, Tensor, TensorData};
 
 use crate::{
     AttentionOptions, IGNORED, KvPrecision, KvTensor, Mask, Pairs, Pointwise, attention, cross_entropy, dequantize,
     embedding, gated, layer_norm, linear, linear_transposed, linears, quantize_int4, quantize_int8, rms_norm, rotary,
     softmax, swiglu, with_exact_products, with_reference,
 };
+
+use support::{near, random};
 
 const ACTIVATIONS: [Pointwise; 4] = [Pointwise::Gelu, Pointwise::GeluTanh, Pointwise::Silu, Pointwise::Relu];
 
@@ -24,10 +27,6 @@ thread_local! {
 /// Called for every step that is added to autodiff's graph.
 pub fn count_step() {
     STEPS.set(STEPS.get() + 1);
-}
-
-fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
 }
 
 fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
@@ -79,18 +78,6 @@ fn run<const D: usize>(
     let weights = Tensor::<D>::from_data(TensorData::new(weights, y.dims()), &Device::flex());
     let gradients = (y * weights).sum().backward();
     Outcome { result, gradients: inputs.reads.iter().map(|read| read(&gradients)).collect() }
-}
-
-/// Fails unless `‖x − y‖ ≤ tolerance · ‖y‖`. What is far below the numbers that it was computed of, which are of order one,
-/// counts as a tenth.
-#[track_caller]
-fn near(x: &[f32], y: &[f32], tolerance: f64, what: &str) {
-    assert_eq!(x.len(), y.len(), "{what}");
-    let square = |v: f32| f64::from(v) * f64::from(v);
-    let difference = x.iter().zip(y).map(|(x, y)| square(x - y)).sum::<f64>().sqrt();
-    let length = y.iter().map(|&y| square(y)).sum::<f64>().sqrt();
-    let least = 0.1 * (y.len() as f64).sqrt();
-    assert!(difference <= tolerance * length.max(least), "{what}: {difference:e} of {length:e}");
 }
 
 /// Compares both bodies with all inputs tracked, with a single one, and with all but one.

@@ -160,12 +160,12 @@ mod tests {
 
     #[test]
     fn a_tokenizer_says_how_rows_are_filled() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tokenizers/bert-uncased");
-        let tokenizer = tx_core::tokenizer::Tokenizer::from_folder(&folder).unwrap();
+        let folder = std::path::Path::new("../../tests/data/tokenizers/bert-uncased");
+        let tokenizer = tx_core::tokenizer::Tokenizer::from_folder(folder).unwrap();
         let collator = Collator::new(&tokenizer, CollatorOptions::default()).unwrap();
         let rows = ["hello world", "hello"].map(|text| {
             let encodings = tokenizer.encode(&text.into(), &EncodeOptions::default()).unwrap();
-            let origin = crate::data::Origin { file: folder.as_path().into(), place: crate::data::Place::default() };
+            let origin = crate::data::Origin { file: folder.into(), place: crate::data::Place::default() };
             (0, Example::text(origin, Tokens::new(&encodings[0]), Labels::None))
         });
         let texts = collator.collate(rows.to_vec(), 0).unwrap().texts.remove(0);

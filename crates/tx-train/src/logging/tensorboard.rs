@@ -257,7 +257,7 @@ mod tests {
     /// What TensorBoard's own writer makes of the same; xtask/reference/goldens_train_metrics.py records it.
     #[test]
     fn a_file_is_pythons_byte_by_byte() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/train/metrics/events.tfevents");
+        let path = Path::new("../../tests/data/train/metrics/events.tfevents");
         let mut writer = EventWriter::begin(Vec::new(), 1_700_000_000.25).unwrap();
         writer.text("args", "{\"seed\": 42}\né", 0, 1_700_000_000.5).unwrap();
         for (step, tag, value) in

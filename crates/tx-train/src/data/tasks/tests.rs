@@ -12,7 +12,7 @@ use crate::data::{
 };
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data")
+    PathBuf::from("../../tests/data")
 }
 
 fn tokenizer(name: &str) -> Tokenizer {
