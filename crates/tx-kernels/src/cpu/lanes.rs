@@ -288,8 +288,8 @@ pub unsafe fn write_rows(
     range: Range<usize>,
 ) {
     if let Some(act) = act {
-        for line in sums.chunks_exact_mut(width) {
-            line.iter_mut().zip(bias.into_iter().flatten()).for_each(|(sum, bias)| *sum += bias);
+        if let Some(bias) = bias {
+            sums.chunks_exact_mut(width).for_each(|line| rows::add_scaled(1.0, bias, 1, &mut line[..bias.len()]));
         }
         rows::pointwise(act, sums);
     }

@@ -36,13 +36,13 @@ const FEW_PAIRS: usize = 12;
 const MANY_ROWS: usize = 4;
 
 /// Rows that use a turned block of a weight.
-const WIDE_ROWS: usize = 512;
+const WIDE_ROWS: usize = 704;
 
 /// Steps of a turned block, at most.
 pub const STRIP: usize = 1536;
 
-/// Tasks for each thread where rows are few: enough to share the work evenly.
-const RUNS: usize = 8;
+/// Pieces of the work for each thread: enough to share it evenly.
+const PIECES: usize = 16;
 
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -147,10 +147,12 @@ fn blocks(factors: &[Factor<'_>]) -> Vec<(usize, usize)> {
 
 /// Runs tasks on the threads of the pool, in order on each; a single one right here.
 pub fn parallel(tasks: usize, work: impl Fn(usize) + Sync + Send) {
-    if tasks <= 1 || rayon::current_num_threads() == 1 {
+    let threads = rayon::current_num_threads();
+    if tasks <= 1 || threads == 1 {
         (0..tasks).for_each(work);
     } else {
-        (0..tasks).into_par_iter().for_each(work);
+        // Left to itself, rayon cuts the work in pieces too large for threads that are slowed down.
+        (0..tasks).into_par_iter().with_max_len(tasks.div_ceil(PIECES * threads)).for_each(work);
     }
 }
 
@@ -354,7 +356,7 @@ unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act
         dots::Rows::new(x, steps, factors.iter().map(|factor| factor.weight))
     };
     // Blocks that follow each other are one stream from memory, which is slow to begin with.
-    let run = (blocks.len() / (RUNS * rayon::current_num_threads())).max(1);
+    let run = (blocks.len() / (PIECES * rayon::current_num_threads())).max(1);
     parallel(blocks.len().div_ceil(run), |task| {
         for &(factor, column) in &blocks[task * run..blocks.len().min((task + 1) * run)] {
             // SAFETY: as above; each task has its own columns.
