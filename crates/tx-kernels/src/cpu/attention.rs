@@ -13,7 +13,7 @@ use super::tile::{self, Broadcast, MAX_COLUMNS};
 use super::{Aligned, Scratch, rows};
 
 /// Keys whose scores are held at a time.
-const KEYS: usize = 512;
+const KEYS: usize = 256;
 
 /// Elements of keys or values that are widened at a time: half of the nearest cache.
 const WIDENED: usize = 1 << 12;
