@@ -15,9 +15,6 @@ pub const PANEL: usize = 64;
 /// The most rows of a tile.
 pub const ROWS: usize = 6;
 
-/// Rows whose sums are held at a time: they stay in the nearest caches.
-pub const GROUP: usize = 16 * ROWS;
-
 /// Some steps of a panel: `w[step][column]`, steps `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Strip {
@@ -74,65 +71,38 @@ pub unsafe fn product_with<S: Simd, const MORE: bool>(
 ) {
     let line = width + usize::from(MORE);
     let rows = x.len() / steps.max(1);
-    let strip = strip.min(steps);
+    let strip = strip.min(steps).max(1);
+    // Each of several strips adds to the sums of all rows.
+    let kept = if strip < steps { rows } else { rows.min(ROWS) };
     let mut packed = Scratch::<f32>::take(strip * width);
-    if strip == steps {
-        let w = pack(0..steps, &mut packed);
-        let mut sums = Scratch::<f32>::take(rows.min(GROUP) * line);
-        for first in (0..rows).step_by(GROUP) {
-            let count = GROUP.min(rows - first);
-            let sums = &mut sums[..count * line];
-            // SAFETY: each row has all steps, and a line of sums.
-            unsafe { add::<S, true, MORE>(&x[first * steps..], steps, count, w, 0..steps, width, sums) };
-            finish(first, sums);
-        }
-        return;
-    }
-    let mut sums = Scratch::<f32>::take(rows * line);
-    sums.fill(0.0);
+    let mut sums = Scratch::<f32>::take(kept * line);
     for from in (0..steps).step_by(strip) {
         let range = from..steps.min(from + strip);
         let w = pack(range.clone(), &mut packed);
-        // SAFETY: as above.
-        unsafe { add::<S, false, MORE>(x, steps, rows, w, range, width, &mut sums) };
-    }
-    finish(0, &mut sums);
-}
-
-/// Adds the products over some steps to the sums of `count` rows, or sets the sums to them if they are `NEW`.
-///
-/// # Safety
-/// Each of the rows has `steps` elements, `w` is valid for `width` elements at each step of the range, and there are
-/// `count` lines of sums.
-#[inline(always)]
-unsafe fn add<S: Simd, const NEW: bool, const MORE: bool>(
-    x: &[f32],
-    steps: usize,
-    count: usize,
-    w: Strip,
-    range: Range<usize>,
-    width: usize,
-    sums: &mut [f32],
-) {
-    let line = width + usize::from(MORE);
-    let tiles = count.div_ceil(ROWS);
-    for tile in 0..tiles {
-        // Tiles of equal height, as far as that goes.
-        let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
-        let tile = Tile { x: x[start * steps + range.start..].as_ptr(), row: steps, w, steps: range.len(), width };
-        let sums = sums[start * line..end * line].as_mut_ptr();
-        // SAFETY: as above.
-        unsafe {
-            match end - start {
-                1 => tile.rows::<S, 1, NEW, MORE>(sums),
-                2 => tile.rows::<S, 2, NEW, MORE>(sums),
-                3 => tile.rows::<S, 3, NEW, MORE>(sums),
-                4 => tile.rows::<S, 4, NEW, MORE>(sums),
-                5 => tile.rows::<S, 5, NEW, MORE>(sums),
-                _ => tile.rows::<S, ROWS, NEW, MORE>(sums),
+        for rows in tiles(rows) {
+            let at = if strip < steps { rows.start * line } else { 0 };
+            let sums = &mut sums[at..at + rows.len() * line];
+            let x = x[rows.start * steps + from..].as_ptr();
+            let tile = Tile { x, row: steps, w, steps: range.len(), width };
+            // SAFETY: each of the rows has all steps, and a line of sums.
+            unsafe {
+                match from {
+                    0 => tile.run::<S, true, MORE>(rows.len(), sums.as_mut_ptr()),
+                    _ => tile.run::<S, false, MORE>(rows.len(), sums.as_mut_ptr()),
+                }
+            }
+            // What is written now goes to memory while the next tile is computed.
+            if range.end == steps {
+                finish(rows.start, sums);
             }
         }
     }
+}
+
+/// The rows of tiles of equal height, as far as that goes.
+pub fn tiles(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = rows.div_ceil(ROWS);
+    (0..tiles).map(move |tile| tile * rows / tiles..(tile + 1) * rows / tiles)
 }
 
 /// Some rows, and a panel.
@@ -147,10 +117,29 @@ struct Tile {
 }
 
 impl Tile {
+    /// Adds the products to the sums of `count` rows, or sets the sums to them if they are `NEW`.
+    ///
+    /// # Safety
+    /// The rows and the panel have these steps, and `sums` is valid for a line of each of at most [`ROWS`] rows.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const NEW: bool, const MORE: bool>(self, count: usize, sums: *mut f32) {
+        // SAFETY: as above.
+        unsafe {
+            match count {
+                1 => self.rows::<S, 1, NEW, MORE>(sums),
+                2 => self.rows::<S, 2, NEW, MORE>(sums),
+                3 => self.rows::<S, 3, NEW, MORE>(sums),
+                4 => self.rows::<S, 4, NEW, MORE>(sums),
+                5 => self.rows::<S, 5, NEW, MORE>(sums),
+                _ => self.rows::<S, ROWS, NEW, MORE>(sums),
+            }
+        }
+    }
+
     /// All columns of the panel, as many vectors at a time as registers allow.
     ///
     /// # Safety
-    /// As [`add`], for `R` rows.
+    /// As [`Tile::run`], for `R` rows.
     #[inline(always)]
     unsafe fn rows<S: Simd, const R: usize, const NEW: bool, const MORE: bool>(self, sums: *mut f32) {
         let lanes = <f32 as Scalar>::lanes::<S>();

@@ -37,7 +37,7 @@ mod x86 {
     use super::Rows;
     use crate::Pointwise;
     use crate::cpu::dots::{Ahead, TILE_COLUMNS, reduce};
-    use crate::cpu::lanes::{self, GROUP, PANEL, ROWS};
+    use crate::cpu::lanes::{self, PANEL, ROWS};
     use crate::cpu::product::{Factor, STRIP, Weight, parallel, row_groups, turned_blocks};
     use crate::cpu::tile::next_page;
     use crate::cpu::{CHUNK, Scratch, panels};
@@ -214,6 +214,7 @@ mod x86 {
             let weight = super::pairs_of(weight);
             let mut packed = Scratch::<f32>::take(pairs.min(STRIP) * width);
             let mut sums = Scratch::<f32>::take(self.rows.len() * width);
+            let bias = factor.bias.map(|bias| &bias[column..column + count]);
             for from in (0..pairs).step_by(STRIP) {
                 let strip = from..pairs.min(from + STRIP);
                 let mut columns: [&[f32]; PANEL] = [&[]; PANEL];
@@ -221,30 +222,25 @@ mod x86 {
                     *to = &weight[(column + i) * pairs + strip.start..(column + i) * pairs + strip.end];
                 }
                 panels::pack(&columns[..count], strip.len(), width, &mut packed);
-                let tiles = self.rows.len().div_ceil(ROWS);
-                for tile in 0..tiles {
-                    let cut = |tile: usize| tile * self.rows.len() / tiles;
-                    let (start, end) = (cut(tile), cut(tile + 1));
-                    let sums = &mut sums[start * width..end * width];
-                    // SAFETY: as above.
+                for rows in lanes::tiles(self.rows.len()) {
+                    let first = self.rows.start + rows.start;
+                    let sums = &mut sums[rows.start * width..rows.end * width];
+                    // SAFETY: as above; this task alone writes these columns of these rows.
                     unsafe {
-                        match end - start {
-                            1 => self.rows::<1>(start, &packed, strip.clone(), sums),
-                            2 => self.rows::<2>(start, &packed, strip.clone(), sums),
-                            3 => self.rows::<3>(start, &packed, strip.clone(), sums),
-                            4 => self.rows::<4>(start, &packed, strip.clone(), sums),
-                            5 => self.rows::<5>(start, &packed, strip.clone(), sums),
-                            _ => self.rows::<ROWS>(start, &packed, strip.clone(), sums),
+                        match rows.len() {
+                            1 => self.rows::<1>(first, &packed, strip.clone(), sums),
+                            2 => self.rows::<2>(first, &packed, strip.clone(), sums),
+                            3 => self.rows::<3>(first, &packed, strip.clone(), sums),
+                            4 => self.rows::<4>(first, &packed, strip.clone(), sums),
+                            5 => self.rows::<5>(first, &packed, strip.clone(), sums),
+                            _ => self.rows::<ROWS>(first, &packed, strip.clone(), sums),
+                        }
+                        if strip.end == pairs {
+                            let range = column..column + count;
+                            lanes::write_rows(sums, width, bias, self.act, factor.out, factor.columns, first, range);
                         }
                     }
                 }
-            }
-            let bias = factor.bias.map(|bias| &bias[column..column + count]);
-            for (group, sums) in sums.chunks_mut(GROUP * width).enumerate() {
-                let first = self.rows.start + group * GROUP;
-                let range = column..column + count;
-                // SAFETY: this task alone writes these columns of these rows.
-                unsafe { lanes::write_rows(sums, width, bias, self.act, factor.out, factor.columns, first, range) };
             }
         }
 
@@ -255,8 +251,7 @@ mod x86 {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn rows<const R: usize>(&self, first: usize, packed: &[f32], strip: Range<usize>, sums: &mut [f32]) {
-            let x: [*const u32; R] =
-                std::array::from_fn(|r| self.x.row(self.rows.start + first + r, 2 * strip.start).as_ptr());
+            let x: [*const u32; R] = std::array::from_fn(|r| self.x.row(first + r, 2 * strip.start).as_ptr());
             let new = strip.start == 0;
             // SAFETY: as above.
             unsafe {
