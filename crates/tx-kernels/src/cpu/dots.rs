@@ -91,24 +91,51 @@ impl WithSimd for Block<'_> {
                 let strip = from..steps.min(from + STRIP);
                 let w = strip_of(weight, steps, first, valid, strip.clone(), &mut widened);
                 // What comes next: more steps of these columns, or the columns after them. Each tile asks for its share, so
-                // that memory is at work while all of them compute.
+                // that memory is at work while all of them compute; how large that is, the compiler has to know.
                 let next = if strip.end < steps { STRIP } else { TILE_COLUMNS * steps - strip.start };
-                for tile in 0..tiles {
-                    // Tiles of equal height, as far as that goes.
-                    let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
-                    let to = &mut sums[start * COLUMNS..end * COLUMNS];
-                    let share = |tile: usize| tile * TILE_COLUMNS / tiles;
-                    let ahead = Ahead { elements: next, first: share(tile), end: share(tile + 1) };
-                    let lines = Lines { rows, start, strip: strip.clone() };
-                    match end - start {
-                        1 => tile_of::<S, 1>(lines, w, ahead, place..place + valid, from == 0, to),
-                        2 => tile_of::<S, 2>(lines, w, ahead, place..place + valid, from == 0, to),
-                        3 => tile_of::<S, 3>(lines, w, ahead, place..place + valid, from == 0, to),
-                        4 => tile_of::<S, 4>(lines, w, ahead, place..place + valid, from == 0, to),
-                        5 => tile_of::<S, 5>(lines, w, ahead, place..place + valid, from == 0, to),
-                        _ => tile_of::<S, TILE_ROWS>(lines, w, ahead, place..place + valid, from == 0, to),
-                    }
+                let part = Part { rows, tiles, strip: strip.clone(), w, next, place: place..place + valid };
+                match tiles {
+                    1 => part.run::<S, TILE_COLUMNS>(sums),
+                    2 | 3 => part.run::<S, 2>(sums),
+                    _ => part.run::<S, 1>(sums),
                 }
+            }
+        }
+    }
+}
+
+/// Some steps of some columns, for all rows.
+struct Part<'a> {
+    rows: &'a Rows<'a>,
+    /// Into how many tiles the rows are cut.
+    tiles: usize,
+    strip: Range<usize>,
+    w: Columns<'a>,
+    /// How far behind the columns lies what comes next, in elements.
+    next: usize,
+    /// The columns of the sums.
+    place: Range<usize>,
+}
+
+impl Part<'_> {
+    /// All tiles, each of which asks for what comes behind `A` columns.
+    #[inline(always)]
+    fn run<S: Simd, const A: usize>(self, sums: &mut [f32]) {
+        let Self { rows, tiles, ref strip, w, next, ref place } = self;
+        let (count, set) = (rows.x.len() / rows.steps, strip.start == 0);
+        for tile in 0..tiles {
+            // Tiles of equal height, as far as that goes.
+            let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
+            let to = &mut sums[start * COLUMNS..end * COLUMNS];
+            let ahead = Ahead::<A> { elements: next, first: tile * A };
+            let (lines, place) = (Lines { rows, start, strip: strip.clone() }, place.clone());
+            match end - start {
+                1 => tile_of::<S, 1, A>(lines, w, ahead, place, set, to),
+                2 => tile_of::<S, 2, A>(lines, w, ahead, place, set, to),
+                3 => tile_of::<S, 3, A>(lines, w, ahead, place, set, to),
+                4 => tile_of::<S, 4, A>(lines, w, ahead, place, set, to),
+                5 => tile_of::<S, 5, A>(lines, w, ahead, place, set, to),
+                _ => tile_of::<S, TILE_ROWS, A>(lines, w, ahead, place, set, to),
             }
         }
     }
@@ -193,24 +220,26 @@ fn strip_of<'a>(
     }
 }
 
-/// What a tile asks for while it computes: what lies so many elements behind some of its columns.
+/// What a tile asks for while it computes: what lies so many elements behind `A` of its columns.
 #[derive(Debug, Clone, Copy)]
-pub struct Ahead {
-    pub elements: usize,
+pub struct Ahead<const A: usize> {
+    elements: usize,
     /// The first of these columns.
-    pub first: usize,
-    /// The one after the last.
-    pub end: usize,
+    first: usize,
 }
 
-impl Ahead {
-    /// Asks for what lies behind step `k` of columns.
+impl<const A: usize> Ahead<A> {
+    /// Where the columns begin that are asked for.
     #[inline(always)]
-    pub fn ask<T>(self, w: &[&[T]; TILE_COLUMNS], k: usize) {
-        for w in &w[self.first..self.end] {
-            prefetch(w.as_ptr().wrapping_add(k + self.elements).cast());
-        }
+    pub fn of<T>(self, w: &[&[T]; TILE_COLUMNS]) -> [*const T; A] {
+        std::array::from_fn(|i| w[(self.first + i) % TILE_COLUMNS].as_ptr().wrapping_add(self.elements))
     }
+}
+
+/// Asks for step `k` of columns.
+#[inline(always)]
+pub fn ask<T, const A: usize>(columns: &[*const T; A], k: usize) {
+    columns.iter().for_each(|column| prefetch(column.wrapping_add(k).cast()));
 }
 
 /// Some steps of the rows of a tile.
@@ -230,10 +259,10 @@ impl<'a> Lines<'a> {
 
 /// A tile of `R` rows: sets its part of `to: [R, COLUMNS]`, or adds to it.
 #[inline(always)]
-fn tile_of<S: Simd, const R: usize>(
+fn tile_of<S: Simd, const R: usize, const A: usize>(
     lines: Lines<'_>,
     w: Columns<'_>,
-    ahead: Ahead,
+    ahead: Ahead<A>,
     place: Range<usize>,
     set: bool,
     to: &mut [f32],
@@ -294,7 +323,7 @@ mod avx512 {
 
     use half::{bf16, f16};
 
-    use super::{Ahead, LINE_VECTORS, TILE_COLUMNS};
+    use super::{Ahead, LINE_VECTORS, TILE_COLUMNS, ask};
     use crate::cpu::tile::next_page;
 
     /// Elements of a vector.
@@ -446,15 +475,16 @@ mod avx512 {
     /// # Safety
     /// The processor is [`available`].
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub unsafe fn tile<T: Widen, const R: usize>(
+    pub unsafe fn tile<T: Widen, const R: usize, const A: usize>(
         x: &[&[f32]; R],
         w: &[&[T]; TILE_COLUMNS],
-        ahead: Ahead,
+        ahead: Ahead<A>,
     ) -> [[f32; TILE_COLUMNS]; R] {
         let whole = w[0].len() / LANES * LANES;
         let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
+        let ahead = ahead.of(w);
         for k in (0..whole).step_by(LANES) {
-            ahead.ask(w, k);
+            ask(&ahead, k);
             // SAFETY: all slices have one length, of which `whole` is a part.
             unsafe {
                 let w: [__m512; TILE_COLUMNS] = std::array::from_fn(|i| T::widen(w[i].as_ptr().add(k)));
@@ -523,10 +553,10 @@ mod avx512 {
         unreachable!("not available")
     }
 
-    pub unsafe fn tile<T, const R: usize>(
+    pub unsafe fn tile<T, const R: usize, const A: usize>(
         _: &[&[f32]; R],
         _: &[&[T]; TILE_COLUMNS],
-        _: Ahead,
+        _: Ahead<A>,
     ) -> [[f32; TILE_COLUMNS]; R] {
         unreachable!("not available")
     }

@@ -36,7 +36,7 @@ mod x86 {
 
     use super::Rows;
     use crate::Pointwise;
-    use crate::cpu::dots::{Ahead, TILE_COLUMNS, reduce};
+    use crate::cpu::dots::{Ahead, TILE_COLUMNS, ask, reduce};
     use crate::cpu::lanes::{self, PANEL, ROWS};
     use crate::cpu::product::{Factor, STRIP, Weight, parallel, row_groups, turned_blocks};
     use crate::cpu::tile::next_page;
@@ -145,10 +145,10 @@ mod x86 {
     /// # Safety
     /// The processor is [`available`]; rows have as many elements as columns, and zeros after them.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub unsafe fn tile<const R: usize>(
+    pub unsafe fn tile<const R: usize, const A: usize>(
         x: &[&[u32]; R],
         w: &[&[bf16]; TILE_COLUMNS],
-        ahead: Ahead,
+        ahead: Ahead<A>,
     ) -> [[f32; TILE_COLUMNS]; R] {
         let whole = w[0].len() / ELEMENTS * ELEMENTS;
         let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
@@ -161,8 +161,9 @@ mod x86 {
                 }
             }
         };
+        let ahead = ahead.of(w);
         for k in (0..whole).step_by(ELEMENTS) {
-            ahead.ask(w, k);
+            ask(&ahead, k);
             // SAFETY: all columns have one length, of which `whole` is a part.
             add(k, std::array::from_fn(|i| unsafe { load(w[i].as_ptr().add(k)) }));
         }
@@ -339,10 +340,10 @@ mod other {
         unreachable!("not available")
     }
 
-    pub unsafe fn tile<const R: usize>(
+    pub unsafe fn tile<const R: usize, const A: usize>(
         _: &[&[u32]; R],
         _: &[&[bf16]; TILE_COLUMNS],
-        _: Ahead,
+        _: Ahead<A>,
     ) -> [[f32; TILE_COLUMNS]; R] {
         unreachable!("not available")
     }
