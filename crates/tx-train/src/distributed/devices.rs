@@ -19,8 +19,8 @@ use tx_core::error::{Error, Result};
 use super::threads::Threads;
 use super::{Communicator, Pending, REMEDY};
 
-/// Runs the same on every device, all of one kind: `train` gets the device and the rank that goes with it, and builds its own model and
-/// data.
+/// Runs the same on every device, all of one kind: `train` gets the device and the rank that goes with it, and builds its
+/// own model and data.
 ///
 /// # Errors
 /// The first error of a rank; [`Error::Distributed`] if one panics.
@@ -29,7 +29,6 @@ pub fn on_devices<T: Send>(
     train: impl Fn(&Device, Box<dyn Communicator>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let train = &train;
-    // They are all of one kind.
     let exchange = devices.iter().all(device::is_cuda).then_some(devices);
     thread::scope(|scope| {
         let ranks = Threads::start(devices.len());
