@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::cpu::rows;
 use crate::cpu::tile::Shape;
+use crate::memory::prefer_large_pages;
 
 /// Runs of each measurement; the best one counts.
 const RUNS: usize = 5;
@@ -40,7 +41,9 @@ pub fn int8_peak(threads: usize) -> f64 {
 
 /// Bytes per second that `threads` threads of the pool read from an array that is larger than the caches.
 pub fn stream_bandwidth(threads: usize) -> f64 {
-    let array = vec![1f32; 1 << 28];
+    let mut array = Vec::with_capacity(1 << 28);
+    prefer_large_pages(array.spare_capacity_mut());
+    array.resize(1 << 28, 1f32);
     let seconds = best(|| {
         let parts = array.par_chunks(array.len().div_ceil(threads)).with_max_len(1).map(rows::sum);
         black_box(parts.sum::<f32>());

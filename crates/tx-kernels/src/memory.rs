@@ -1,4 +1,6 @@
-//! What the allocator does with memory that is given back.
+//! What the system does with memory.
+
+use std::mem::MaybeUninit;
 
 /// Tells the allocator of this process to keep freed memory for the next operation.
 ///
@@ -14,4 +16,18 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
+}
+
+/// Asks for large pages where they fit into memory that was not used before.
+pub(crate) fn prefer_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const PAGE: usize = 1 << 12;
+        let range = memory.as_mut_ptr_range();
+        let (start, end) = (range.start.addr().next_multiple_of(PAGE), range.end.addr() / PAGE * PAGE);
+        // SAFETY: this changes nothing but the size of pages. That it was refused is no error.
+        unsafe { libc::madvise(range.start.with_addr(start).cast(), end.saturating_sub(start), libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = memory;
 }

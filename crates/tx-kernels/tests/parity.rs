@@ -211,6 +211,11 @@ fn attention_takes_every_mask_and_shape() {
         (1, 130, 130, 2, 2, 16),
         (2, 5, 90, 3, 3, 10),
         (1, 40, 1100, 2, 1, 24),
+        // Few queries that share a head of keys.
+        (2, 1, 90, 6, 2, 32),
+        (1, 1, 1100, 7, 1, 64),
+        (2, 3, 70, 4, 2, 80),
+        (1, 2, 5, 2, 2, 16),
     ] {
         let (q, k, v) = (
             random([batch, queries, heads, dim]),
@@ -243,6 +248,8 @@ fn attention_takes_every_mask_and_shape() {
     agree(|| attention_weights(q.clone(), q.clone(), wide.clone(), options()).1, 3e-6, "weights");
     let capped = || AttentionOptions { softcap: Some(1.5), sinks: Some(sinks.clone()), ..options() };
     agree(|| attention(q.clone(), q.clone(), wide.clone(), capped()), 3e-6, "soft cap and sinks");
+    let (last, wide) = (q.clone().narrow(1, 18, 2), random([2, 20, 4, 48]));
+    agree(|| attention(last.clone(), q.clone(), wide.clone(), capped()), 3e-6, "soft cap and sinks of few queries");
     // Padding of keys that left a window.
     let padding = Tensor::<2, Int>::from_ints([[1; 25], [0; 25]], &Device::flex()).equal_elem(0);
     let mask = Mask { padding: Some(padding), before: None, after: Some(0) };

@@ -2,15 +2,20 @@
 //!
 //! Milakov & Gimelshein, 2018 (arXiv:1805.02867); Dao et al., 2022 (arXiv:2205.14135). The queries of a block lie in the
 //! lanes of vectors, so the softmax needs no sums across lanes, and its result is already the panel of the product with
-//! the values. Keys and values are read where they lie, or, if they are bytes, widened by blocks that stay in the nearest
-//! cache.
+//! the values. Few queries, as those of one token, would leave most lanes empty: theirs are rows, the elements of a key or
+//! value lie in the lanes, and their weights are all held. Keys and values are read where they lie, or, if they are bytes,
+//! widened by blocks that stay in the nearest cache.
+
+use std::ops::Range;
 
 use macerator::{Simd, WithSimd};
 
+use super::lanes::{self, Strip};
 use super::panels::{self, Panel, Panels};
-use super::product::{Out, parallel};
+use super::product::Out;
+use super::threads::{parallel, parallel_ranges};
 use super::tile::{self, Broadcast, MAX_COLUMNS};
-use super::{Aligned, Scratch, rows};
+use super::{Aligned, CHUNK, Scratch, dots, rows};
 
 /// Keys whose scores are held at a time.
 const KEYS: usize = 256;
@@ -111,6 +116,16 @@ impl Attention<'_> {
     /// `out` is valid for the result, and nothing else refers to it.
     pub unsafe fn run(&self, out: Out) {
         let panels = self.panels();
+        if self.is_few() {
+            let least = CHUNK / (panels.rows * self.keys * self.dim).max(1);
+            return parallel_ranges(self.batch * self.groups, least.max(1), |range| {
+                for pair in range {
+                    let (batch, group) = (pair / self.groups, pair % self.groups);
+                    let block = Block { of: self, panel: panels.get(0), batch, group };
+                    macerator::AutoArch::new().dispatch(Few { block, out });
+                }
+            });
+        }
         let tasks = self.batch * self.groups * panels.count();
         parallel(tasks, |task| {
             let (pair, index) = (task / panels.count(), task % panels.count());
@@ -123,6 +138,12 @@ impl Attention<'_> {
     /// The rows of a head of keys: all queries of all its heads of queries.
     pub fn panels(&self) -> Panels {
         Panels::new(self.heads / self.groups * self.queries)
+    }
+
+    /// Whether the queries of a head of keys would leave most lanes of a vector empty, and values fill them.
+    fn is_few(&self) -> bool {
+        let lanes = tile::Shape::detect().lanes;
+        2 * self.panels().rows <= lanes && self.value_dim.is_multiple_of(lanes)
     }
 
     /// The keys of a block, and room for their elements if they are widened.
@@ -209,6 +230,51 @@ impl WithSimd for Forward<'_> {
     }
 }
 
+/// All queries of a head of keys, if they are few.
+struct Few<'a> {
+    block: Block<'a>,
+    out: Out,
+}
+
+impl WithSimd for Few<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Self { block, out } = self;
+        let Block { of, panel, batch, group } = block;
+        let lanes = block.lanes();
+        let lanes = &lanes[..panel.rows];
+        let range = block.visible(lanes);
+        let keys = range.len();
+        let mut weights = Scratch::<f32>::take(lanes.len() * keys);
+        block.scores::<S>(lanes, range.clone(), &mut weights);
+        let mut totals = [0f32; 64];
+        for ((line, &(head, _)), total) in weights.chunks_exact_mut(keys).zip(lanes).zip(&mut totals) {
+            *total = rows::exponentials(line, of.sinks.map(|sinks| sinks[head]));
+        }
+        let (strip, _) = of.block();
+        let values = |part: Range<usize>, room: &mut [f32]| {
+            let at = [batch, range.start + part.start, group];
+            let (start, step) = of.v.tokens(at, part.len(), of.value_dim, room);
+            Strip::new(start, step)
+        };
+        let finish = |first: usize, sums: &mut [f32]| {
+            for (i, sums) in (first..).zip(sums.chunks_exact_mut(of.value_dim)) {
+                let (head, query) = lanes[i];
+                sums.iter_mut().for_each(|sum| *sum /= totals[i]);
+                // SAFETY: this block alone writes the rows of its queries.
+                unsafe {
+                    let row = (batch * of.queries + query) * of.heads + head;
+                    out.get().add(row * of.value_dim).copy_from_nonoverlapping(sums.as_ptr(), of.value_dim);
+                }
+            }
+        };
+        // SAFETY: values have `value_dim` elements, whole vectors.
+        unsafe { lanes::product::<S>(&weights, keys, of.value_dim, strip, values, finish) };
+    }
+}
+
 /// Some queries that share a head of keys.
 #[derive(Clone, Copy)]
 pub struct Block<'a> {
@@ -252,6 +318,59 @@ impl Block<'_> {
         unsafe { panels::unpack(packed, dim, self.panel.width, &into[..lanes.len()]) };
     }
 
+    /// The scores of some keys, `[lanes][keys]`.
+    #[inline(always)]
+    fn scores<S: Simd>(&self, lanes: &[(usize, usize)], keys: Range<usize>, scores: &mut [f32]) {
+        let of = self.of;
+        let (count, dim) = (keys.len(), of.dim);
+        let mut q = Scratch::<f32>::take(lanes.len() * dim);
+        for (to, &(head, query)) in q.chunks_exact_mut(dim.max(1)).zip(lanes) {
+            to.iter_mut().zip(of.q.row(self.batch, query, head, dim)).for_each(|(to, q)| *to = q * of.scale);
+        }
+        let (most, room) = of.block();
+        let mut widened = Scratch::<f32>::take(room);
+        for first in (0..count).step_by(most) {
+            let part = most.min(count - first);
+            let (start, step) = of.k.tokens([self.batch, keys.start + first, self.group], part, dim, &mut widened);
+            for rows in lanes::tiles(lanes.len()) {
+                let q = &q[rows.start * dim..rows.end * dim];
+                let to = &mut scores[rows.start * count + first..];
+                // SAFETY: `part` keys of `dim` elements lie `step` apart from `start` on.
+                unsafe {
+                    match rows.len() {
+                        1 => dots::columns::<S, 1>(q, start, step, part, to, count),
+                        2 => dots::columns::<S, 2>(q, start, step, part, to, count),
+                        3 => dots::columns::<S, 3>(q, start, step, part, to, count),
+                        4 => dots::columns::<S, 4>(q, start, step, part, to, count),
+                        5 => dots::columns::<S, 5>(q, start, step, part, to, count),
+                        _ => dots::columns::<S, { lanes::ROWS }>(q, start, step, part, to, count),
+                    }
+                }
+            }
+        }
+        for (line, &(head, query)) in scores.chunks_exact_mut(count).zip(lanes) {
+            if let Some(cap) = of.softcap {
+                rows::softcap(cap, line);
+            }
+            if let Some(bias) = &of.bias {
+                rows::add_scaled(1.0, &bias.row(self.batch, query, head, keys.end)[keys.start..], 1, line);
+            }
+            let position = of.keys - of.queries + query;
+            let first = of.before.map_or(0, |before| position.saturating_sub(before));
+            let end = of.after.map_or(of.keys, |after| position + after + 1);
+            let place = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
+            line[..place(first)].fill(f32::MIN);
+            line[place(end)..].fill(f32::MIN);
+            if let Some(padding) = of.padding {
+                let padding = &padding[self.batch * of.keys..][keys.clone()];
+                line.iter_mut()
+                    .zip(padding)
+                    .filter(|(_, hidden)| **hidden != 0)
+                    .for_each(|(score, _)| *score = f32::MIN);
+            }
+        }
+    }
+
     /// Adds the bias to scores `[keys][width]` from the key `first` on, and gives the lowest one to what may not be seen.
     pub fn mask(&self, scores: &mut [f32], first: usize, lanes: &[(usize, usize)]) {
         let width = self.panel.width;
@@ -268,7 +387,7 @@ impl Block<'_> {
     }
 
     /// The keys from the first to the last that any of the queries may see; all if none may be seen.
-    pub fn visible(&self, lanes: &[(usize, usize)]) -> std::ops::Range<usize> {
+    pub fn visible(&self, lanes: &[(usize, usize)]) -> Range<usize> {
         let of = self.of;
         let positions = || lanes.iter().map(|&(_, query)| of.keys - of.queries + query);
         let (low, high) = (positions().min().unwrap_or(0), positions().max().unwrap_or(0));

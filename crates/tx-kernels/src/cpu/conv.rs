@@ -9,8 +9,9 @@ use std::ops::Range;
 use macerator::{Simd, WithSimd};
 
 use super::lanes::{self, PANEL, Strip};
-use super::product::{Out, parallel};
+use super::product::Out;
 use super::rows;
+use super::threads::parallel;
 use super::tile::Shape;
 use crate::Pointwise;
 

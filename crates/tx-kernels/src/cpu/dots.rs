@@ -221,7 +221,7 @@ fn strip_of<'a>(
 }
 
 /// What a tile asks for while it computes: what lies so many elements behind `A` of its columns.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Ahead<const A: usize> {
     elements: usize,
     /// The first of these columns.
@@ -284,6 +284,38 @@ fn tile_of<S: Simd, const R: usize, const A: usize>(
     for (to, totals) in to.chunks_exact_mut(COLUMNS).zip(&totals) {
         for (to, &total) in to[place.clone()].iter_mut().zip(totals) {
             *to = if set { total } else { *to + total };
+        }
+    }
+}
+
+/// The dot products of `R` rows of `x` with `count` columns that lie `step` elements apart: those of row `r` are
+/// `out[r · line..][..count]`.
+///
+/// # Safety
+/// Each column is valid for as many elements as a row has.
+#[inline(always)]
+pub unsafe fn columns<S: Simd, const R: usize>(
+    x: &[f32],
+    start: *const f32,
+    step: usize,
+    count: usize,
+    out: &mut [f32],
+    line: usize,
+) {
+    let length = x.len() / R;
+    let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * length..(r + 1) * length]);
+    for first in (0..count).step_by(TILE_COLUMNS) {
+        let valid = TILE_COLUMNS.min(count - first);
+        let column = |i: usize| start.wrapping_add((first + i.min(valid - 1)) * step);
+        // SAFETY: as above.
+        let w = std::array::from_fn(|i| unsafe { std::slice::from_raw_parts(column(i), length) });
+        let totals = match avx512::available() {
+            // SAFETY: the processor can.
+            true => unsafe { avx512::tile(&x, &w, Ahead::<0>::default()) },
+            false => tile::<S, R>(&x, &w),
+        };
+        for (r, totals) in totals.iter().enumerate() {
+            out[r * line + first..][..valid].copy_from_slice(&totals[..valid]);
         }
     }
 }

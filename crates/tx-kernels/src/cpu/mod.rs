@@ -2,8 +2,7 @@
 //!
 //! A body takes a case if all tensors lie on the CPU, are not tracked by autodiff and have the dtypes that it knows;
 //! otherwise it says `None` and the reference body runs. So it does where shapes do not fit, which is then burn's panic:
-//! kernels read through pointers and trust their shapes. Kernels know nothing of tensors, and threads are started in
-//! `product.rs`, `attention.rs`, `ssm.rs`, `optim.rs`, `loss.rs`, `backward/` and here alone.
+//! kernels read through pointers and trust their shapes. Kernels know nothing of tensors.
 //!
 //! | file | holds |
 //! |---|---|
@@ -23,6 +22,7 @@
 //! | `transposed.rs` | products with weights that lie the other way round |
 //! | `scratch.rs` | memory that is used again |
 //! | `ssm.rs` | state space models, from tensors to kernels |
+//! | `threads.rs` | work that threads share |
 //! | `backward/` | gradients, see `crate::gradient` |
 
 mod attention;
@@ -40,6 +40,7 @@ pub mod quantized;
 pub mod rows;
 mod scratch;
 pub mod ssm;
+mod threads;
 pub mod tile;
 mod transposed;
 
@@ -53,9 +54,10 @@ use rayon::prelude::*;
 
 use self::attention::{Attention, View};
 use self::conv::{Axes, Conv, MaxPool};
-use self::product::{Factor, Out, Weight, parallel};
+use self::product::{Factor, Out, Weight};
 pub use self::scratch::Lines;
 use self::scratch::{Aligned, Scratch};
+use self::threads::parallel;
 use self::transposed::Transposed;
 use crate::{AttentionOptions, Epilogue, KvTensor, Pairs, Pointwise, reference};
 

@@ -38,7 +38,8 @@ mod x86 {
     use crate::Pointwise;
     use crate::cpu::dots::{Ahead, TILE_COLUMNS, ask, reduce};
     use crate::cpu::lanes::{self, PANEL, ROWS};
-    use crate::cpu::product::{Factor, STRIP, Weight, parallel, row_groups, turned_blocks};
+    use crate::cpu::product::{Factor, STRIP, Weight, row_groups, turned_blocks};
+    use crate::cpu::threads::parallel;
     use crate::cpu::tile::next_page;
     use crate::cpu::{CHUNK, Scratch, panels};
 
@@ -49,7 +50,7 @@ mod x86 {
     const LANES: usize = ELEMENTS / 2;
 
     /// Vectors of a line that are computed together.
-    const LINE_VECTORS: usize = 8;
+    const LINE_VECTORS: usize = 4;
 
     /// Whether this processor has AVX512-BF16.
     pub fn available() -> bool {
@@ -135,9 +136,8 @@ mod x86 {
                 sums[LINE_VECTORS - 1] = _mm512_dpbf16_ps(sums[LINE_VECTORS - 1], x, load_rest(&w[vectors..]));
             }
         }
-        let [a, b, c, d, e, f, g, h] = sums;
-        let [ab, cd, ef, gh] = [_mm512_add_ps(a, b), _mm512_add_ps(c, d), _mm512_add_ps(e, f), _mm512_add_ps(g, h)];
-        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(ab, cd), _mm512_add_ps(ef, gh)))
+        let [a, b, c, d] = sums;
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
     }
 
     /// The dot products of `R` rows with the columns of a tile, all of one length.

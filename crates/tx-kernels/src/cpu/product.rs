@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::lanes::{self, Strip};
 use super::panels::{self, Panel, Panels};
 use super::quantized::{self, Quantized};
+use super::threads::{parallel, parallel_ranges};
 use super::tile::{self, Broadcast};
 use super::{Aligned, Scratch, dots, pairs, rows};
 use crate::{Pointwise, exact_products};
@@ -41,8 +42,8 @@ const WIDE_ROWS: usize = 704;
 /// Steps of a turned block, at most.
 pub const STRIP: usize = 1536;
 
-/// Pieces of the work for each thread: enough to share it evenly.
-const PIECES: usize = 16;
+/// Columns that a thread multiplies with few rows, at least.
+const LEAST_COLUMNS: usize = 8;
 
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -143,17 +144,6 @@ fn few(rows: usize) -> bool {
 fn blocks(factors: &[Factor<'_>]) -> Vec<(usize, usize)> {
     let of = |(i, f): (usize, &Factor<'_>)| (0..f.columns).step_by(COLUMNS).map(move |column| (i, column)).collect();
     factors.iter().enumerate().flat_map(|f| -> Vec<_> { of(f) }).collect()
-}
-
-/// Runs tasks on the threads of the pool, in order on each; a single one right here.
-pub fn parallel(tasks: usize, work: impl Fn(usize) + Sync + Send) {
-    let threads = rayon::current_num_threads();
-    if tasks <= 1 || threads == 1 {
-        (0..tasks).for_each(work);
-    } else {
-        // Left to itself, rayon cuts the work in pieces too large for threads that are slowed down.
-        (0..tasks).into_par_iter().with_max_len(tasks.div_ceil(PIECES * threads)).for_each(work);
-    }
 }
 
 /// # Safety
@@ -349,18 +339,23 @@ impl WithSimd for Wide<'_> {
 /// # Safety
 /// As [`product`].
 unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>, by_pairs: bool) {
-    let blocks = blocks(factors);
     let lines = if by_pairs {
         dots::Rows::by_pairs(x, steps)
     } else {
         dots::Rows::new(x, steps, factors.iter().map(|factor| factor.weight))
     };
-    // Blocks that follow each other are one stream from memory, which is slow to begin with.
-    let run = (blocks.len() / (PIECES * rayon::current_num_threads())).max(1);
-    parallel(blocks.len().div_ceil(run), |task| {
-        for &(factor, column) in &blocks[task * run..blocks.len().min((task + 1) * run)] {
-            // SAFETY: as above; each task has its own columns.
-            unsafe { dots_of_block(&lines, rows, &factors[factor], column, act) };
+    // The columns of all factors, one after the other.
+    let columns = factors.iter().map(|factor| factor.columns).sum();
+    parallel_ranges(columns, LEAST_COLUMNS, |range| {
+        let mut first = 0;
+        for factor in factors {
+            let of = |column: usize| column.clamp(first, first + factor.columns) - first;
+            let (start, end) = (of(range.start), of(range.end));
+            for column in (start..end).step_by(COLUMNS) {
+                // SAFETY: as above; each range has its own columns.
+                unsafe { dots_of_block(&lines, rows, factor, column..end.min(column + COLUMNS), act) };
+            }
+            first += factor.columns;
         }
     });
 }
@@ -371,12 +366,12 @@ unsafe fn dots_of_block(
     lines: &dots::Rows<'_>,
     rows: usize,
     factor: &Factor<'_>,
-    column: usize,
+    columns: Range<usize>,
     act: Option<Pointwise>,
 ) {
-    let count = COLUMNS.min(factor.columns - column);
+    let (column, count) = (columns.start, columns.len());
     let mut sums = Scratch::<f32>::take(rows * COLUMNS);
-    dots::block(lines, factor.weight, column..column + count, &mut sums);
+    dots::block(lines, factor.weight, columns, &mut sums);
     for (row, sums) in sums.chunks_exact_mut(COLUMNS).enumerate() {
         let sums = &mut sums[..count];
         if let Some(bias) = factor.bias {

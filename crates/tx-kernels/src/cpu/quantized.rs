@@ -155,7 +155,8 @@ mod vnni {
 
     use super::{BLOCK, Bits, Columns, LANES, PANEL, Quantized, panel};
     use crate::Pointwise;
-    use crate::cpu::product::{Factor, Weight, parallel};
+    use crate::cpu::product::{Factor, Weight};
+    use crate::cpu::threads::parallel;
     use crate::cpu::tile::next_page;
     use crate::cpu::{Aligned, CHUNK, Scratch, rows};
 

@@ -79,6 +79,15 @@ pub fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
+#[inline(always)]
+fn exponentials_of(x: &mut [f32], more: Option<f32>) -> f32 {
+    let max = reduce(x, more.unwrap_or(f32::NEG_INFINITY), f32::max);
+    for x in x.iter_mut() {
+        *x = exp(*x - max);
+    }
+    reduce(x, 0.0, |a, v| a + v) + more.map_or(0.0, |more| exp(more - max))
+}
+
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -239,14 +248,15 @@ multiversion! {
 
     /// Softmax of one row, in place.
     pub fn softmax(x: &mut [f32]) {
-        let max = reduce(x, f32::NEG_INFINITY, f32::max);
-        for x in x.iter_mut() {
-            *x = exp(*x - max);
-        }
-        let scale = 1.0 / reduce(x, 0.0, |a, v| a + v);
+        let scale = 1.0 / exponentials_of(x, None);
         for x in x {
             *x *= scale;
         }
+    }
+
+    /// `exp(x - max)` of one row, in place, and their sum; one more element, if there is, counts for the maximum and the sum.
+    pub fn exponentials(x: &mut [f32], more: Option<f32>) -> f32 {
+        exponentials_of(x, more)
     }
 
     /// The norm of one row, or of its sum with a residual.

@@ -4,8 +4,9 @@
 
 use burn::tensor::Tensor;
 
-use super::product::{Out, parallel};
+use super::product::Out;
 use super::rows::{self, exp};
+use super::threads::parallel;
 use super::{Scratch, View, by_rows, create, floats, slice, view, viewable};
 use crate::{Pointwise, SsdParameters};
 

@@ -5,7 +5,8 @@
 use macerator::{Simd, WithSimd};
 
 use super::lanes::{self, PANEL, Strip};
-use super::product::{Out, Weight, parallel};
+use super::product::{Out, Weight};
+use super::threads::parallel;
 use crate::Pointwise;
 
 /// Steps that are computed at a time: they stay in the nearest cache while all rows pass.

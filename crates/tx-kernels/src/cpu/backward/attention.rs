@@ -16,9 +16,10 @@ use super::rows as backward;
 use crate::cpu::attention::{Attention, Block, View};
 use crate::cpu::lanes::{self, PANEL, Strip};
 use crate::cpu::panels;
-use crate::cpu::product::{Out, parallel};
+use crate::cpu::product::Out;
 use crate::cpu::rows;
 use crate::cpu::scratch::{Aligned, Scratch};
+use crate::cpu::threads::parallel;
 use crate::cpu::tile::{self, Broadcast, MAX_COLUMNS};
 
 /// Tasks that there should be, if heads of keys are fewer: they sum up parts of the queries then, each for itself.

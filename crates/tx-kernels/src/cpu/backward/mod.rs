@@ -21,7 +21,8 @@ use rayon::prelude::*;
 
 use self::attention::Backward;
 use super::optim::values;
-use super::product::{Factor, Out, Weight, parallel};
+use super::product::{Factor, Out, Weight};
+use super::threads::parallel;
 use super::{CHUNK, HeldAttention, kv, slice};
 use crate::{Pairs, Pointwise, with_exact_products};
 

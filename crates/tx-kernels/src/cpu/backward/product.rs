@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use super::rows;
 use crate::cpu::lanes::{self, PANEL, Strip};
 use crate::cpu::panels;
-use crate::cpu::product::{Out, STRIP, Weight, parallel, row_groups};
+use crate::cpu::product::{Out, STRIP, Weight, row_groups};
 use crate::cpu::scratch::Scratch;
+use crate::cpu::threads::parallel;
 use crate::cpu::transposed::Transposed;
 
 /// Rows from which on a copy of a panel is worth its cost.
