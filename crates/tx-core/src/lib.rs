@@ -12,12 +12,14 @@
 //! | [`nn`] | layers that have a name in the literature |
 //! | [`task`] | one trait per head: what a model of that kind computes |
 //! | [`registry`] | tables from architecture to model, and loading through them |
+//! | `blocks` | files that are written in large blocks |
 //! | `parts` | large batches in parts |
 //! | [`pipeline`] | what all pipelines share: inputs, batching, order, progress |
 //! | [`guard`] | the border to crates that panic |
 //! | [`progress`] | bars on a terminal |
 //! | [`threads`] | how many threads compute |
 
+mod blocks;
 pub mod config;
 pub mod decoder;
 pub mod device;

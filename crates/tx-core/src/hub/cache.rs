@@ -1,7 +1,7 @@
 //! One repository in the cache: blobs that are complete or not there, links to them, refs and locks.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use tempfile::TempPath;
 
 use super::client::{Client, Failure, Metadata, is_commit, starts_at};
 use super::{HubOptions, Repo};
+use crate::blocks::BlockWriter;
 use crate::config::read_text;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -171,26 +172,26 @@ fn append(
     bar: &Progress,
 ) -> Result<(), Failure> {
     let io_error = || Error::io(temp);
-    let mut out = File::options().read(true).write(true).open(temp).map_err(io_error())?;
+    let mut written = File::options().read(true).write(true).open(temp).map_err(io_error())?;
     let mut digest = Sha256::new();
     let mut done = match metadata.sha256() {
-        Some(_) => io::copy(&mut out, &mut digest).map_err(io_error())?,
+        Some(_) => io::copy(&mut written, &mut digest).map_err(io_error())?,
         None => 0,
     };
     let resumed = done > 0;
-    let restart = |out: &mut File| out.set_len(0).and_then(|()| out.rewind()).map_err(io_error());
+    let mut out = BlockWriter::new(&mut written, done);
     if done != metadata.size || done == 0 {
         let from = if done < metadata.size { done } else { 0 };
         let mut body = match client.bytes(commit, file, from) {
             Ok(response) => response,
             Err(Failure::Absent(error)) if from > 0 => {
-                restart(&mut out)?;
+                out.restart().map_err(io_error())?;
                 return Err(Failure::transient(error));
             }
             Err(failure) => return Err(failure),
         };
         if !starts_at(&body, from) {
-            restart(&mut out)?;
+            out.restart().map_err(io_error())?;
             (digest, done) = (Sha256::new(), 0);
         }
         let mut buffer = vec![0; 1 << 17];
@@ -205,7 +206,7 @@ fn append(
                 Err(e) => return Err(client.interrupted(Some(file), Some(&e), progress)),
             };
             if count as u64 > metadata.size - done {
-                restart(&mut out)?;
+                out.restart().map_err(io_error())?;
                 let what = format_args!("is longer than the {} bytes that it announced", metadata.size);
                 return Err(client.nonsense(Some(file), what));
             }
@@ -217,13 +218,15 @@ fn append(
     if let Some(expected) = metadata.sha256() {
         let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         if found != expected {
-            restart(&mut out)?;
+            out.restart().map_err(io_error())?;
             let failure = client.nonsense(Some(file), format_args!("has SHA-256 {found}, announced was {expected}"));
             // The fault may lie in the bytes that were there before.
             return Err(if resumed { Failure::transient(failure.into()) } else { failure });
         }
     }
-    out.sync_all().map_err(io_error())?;
+    out.flush().map_err(io_error())?;
+    drop(out);
+    written.sync_all().map_err(io_error())?;
     Ok(())
 }
 

@@ -233,6 +233,9 @@ pub(super) fn map(path: &Path) -> Result<Bytes> {
     // SAFETY: the map is read-only; that nobody truncates the file meanwhile is the documented contract of this module.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    // What is not in memory yet is read in large pages, see `BlockWriter`; a system that has none says so to no purpose.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
     Ok(Bytes::from_owner(map))
 }
 

@@ -22,6 +22,7 @@ use tempfile::TempPath;
 
 use super::safetensors::stored_dtype;
 use super::{StoredTensor, dtype_name};
+use crate::blocks::BlockWriter;
 use crate::error::{Error, Result};
 
 /// The size above which Python's `save_pretrained` begins another file, in bytes.
@@ -345,14 +346,16 @@ fn write_safetensors(file: &mut File, path: &Path, tensors: &[&Planned], advance
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let header = Metadata::new(Some(metadata), infos).map_err(|e| Error::malformed(path, e))?;
     let mut header = serde_json::to_vec(&header).map_err(|e| Error::malformed(path, e))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    // Tensors begin at a cache line, and blanks at the end of a header are allowed.
+    header.resize((8 + header.len()).next_multiple_of(64) - 8, b' ');
+    let mut file = BlockWriter::new(file, 0);
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(path))?;
     file.write_all(&header).map_err(Error::io(path))?;
     for (_, tensor) in order {
         file.write_all(&tensor.bytes(path)?).map_err(Error::io(path))?;
         advance(tensor.len());
     }
-    Ok(())
+    file.flush().map_err(Error::io(path))
 }
 
 impl Staged {
