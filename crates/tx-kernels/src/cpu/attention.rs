@@ -23,6 +23,9 @@ const KEYS: usize = 256;
 /// Elements of keys or values that are widened at a time: half of the nearest cache.
 const WIDENED: usize = 1 << 12;
 
+/// Keys and values of few queries that are asked for at a time.
+const ASKED: usize = 32;
+
 /// `[batch, seq, heads, dim]` with elements of `dim` beside each other.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, E = f32> {
@@ -57,6 +60,27 @@ pub enum Kv<'a> {
 impl Kv<'_> {
     fn is_float(&self) -> bool {
         matches!(self, Self::Float(_))
+    }
+
+    /// Asks for `count` tokens of a head from `first` on, of `dim` elements each: other heads lie between them, so that the
+    /// hardware does not look ahead.
+    fn ask(&self, [batch, first, head]: [usize; 3], count: usize, dim: usize) {
+        let lines = |start: *const u8, stride: usize, bytes: usize| {
+            for token in 0..count {
+                for line in (0..bytes).step_by(64) {
+                    tile::prefetch(start.wrapping_add(token * stride + line).cast());
+                }
+            }
+        };
+        match self {
+            _ if count == 0 => {}
+            Self::Float(view) => {
+                lines(view.start_at(batch, first, head).as_ptr().cast(), 4 * view.strides[1], 4 * dim);
+            }
+            Self::Int8 { values, .. } => {
+                lines(values.start_at(batch, first, head).as_ptr().cast(), values.strides[1], dim);
+            }
+        }
     }
 
     /// `count` tokens of a head from `first` on, of `dim` elements each: where they begin, and elements from one token to
@@ -328,10 +352,15 @@ impl Block<'_> {
             to.iter_mut().zip(of.q.row(self.batch, query, head, dim)).for_each(|(to, q)| *to = q * of.scale);
         }
         let (most, room) = of.block();
+        let most = most.min(ASKED);
         let mut widened = Scratch::<f32>::take(room);
+        of.k.ask([self.batch, keys.start, self.group], most.min(count), dim);
         for first in (0..count).step_by(most) {
             let part = most.min(count - first);
-            let (start, step) = of.k.tokens([self.batch, keys.start + first, self.group], part, dim, &mut widened);
+            let at = [self.batch, keys.start + first, self.group];
+            of.k.ask([self.batch, keys.start + first + part, self.group], most.min(count - first - part), dim);
+            of.v.ask(at, part, of.value_dim);
+            let (start, step) = of.k.tokens(at, part, dim, &mut widened);
             for rows in lanes::tiles(lanes.len()) {
                 let q = &q[rows.start * dim..rows.end * dim];
                 let to = &mut scores[rows.start * count + first..];

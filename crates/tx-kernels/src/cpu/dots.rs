@@ -10,7 +10,7 @@ use macerator::{Scalar, Simd, Vector, WithSimd};
 
 #[cfg(target_arch = "x86_64")]
 pub use self::avx512::reduce;
-use super::product::{COLUMNS, Weight};
+use super::product::Weight;
 use super::tile::{next_page, prefetch};
 use super::{Scratch, pairs};
 
@@ -51,16 +51,20 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Products of all rows with some columns of a weight, into `sums: [rows, COLUMNS]`.
-pub fn block(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) {
-    macerator::AutoArch::new().dispatch(Block { rows, weight, columns, sums });
+/// Products of all rows with some columns of a weight: those of row `r` are written from `out + r · line` on.
+///
+/// # Safety
+/// `out` is valid for these columns of all rows, and nothing else refers to them.
+pub unsafe fn block(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, out: *mut f32, line: usize) {
+    macerator::AutoArch::new().dispatch(Block { rows, weight, columns, out, line });
 }
 
 struct Block<'a> {
     rows: &'a Rows<'a>,
     weight: Weight<'a>,
     columns: Range<usize>,
-    sums: &'a mut [f32],
+    out: *mut f32,
+    line: usize,
 }
 
 /// Some steps of the columns of a tile.
@@ -76,9 +80,10 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self) {
-        let Self { rows, weight, columns, sums } = self;
+        let Self { rows, weight, columns, out, line } = self;
         let &Rows { x, steps, .. } = rows;
-        if x.len() == steps && stream::<S>(rows, weight, columns.clone(), sums) {
+        // SAFETY: as `block` says.
+        if x.len() == steps && unsafe { stream::<S>(rows, weight, columns.clone(), out) } {
             return;
         }
         let count = x.len() / steps;
@@ -86,18 +91,21 @@ impl WithSimd for Block<'_> {
         let mut widened = Scratch::<f32>::take(if as_they_are(weight) { 0 } else { TILE_COLUMNS * STRIP });
         for first in columns.clone().step_by(TILE_COLUMNS) {
             let valid = TILE_COLUMNS.min(columns.end - first);
-            let place = first - columns.start;
+            let out = out.wrapping_add(first - columns.start);
             for from in (0..steps).step_by(STRIP) {
                 let strip = from..steps.min(from + STRIP);
                 let w = strip_of(weight, steps, first, valid, strip.clone(), &mut widened);
                 // What comes next: more steps of these columns, or the columns after them. Each tile asks for its share, so
                 // that memory is at work while all of them compute; how large that is, the compiler has to know.
                 let next = if strip.end < steps { STRIP } else { TILE_COLUMNS * steps - strip.start };
-                let part = Part { rows, tiles, strip: strip.clone(), w, next, place: place..place + valid };
-                match tiles {
-                    1 => part.run::<S, TILE_COLUMNS>(sums),
-                    2 | 3 => part.run::<S, 2>(sums),
-                    _ => part.run::<S, 1>(sums),
+                let part = Part { rows, tiles, strip, w, next, out, line, valid };
+                // SAFETY: as `block` says.
+                unsafe {
+                    match tiles {
+                        1 => part.run::<S, TILE_COLUMNS>(),
+                        2 | 3 => part.run::<S, 2>(),
+                        _ => part.run::<S, 1>(),
+                    }
                 }
             }
         }
@@ -113,41 +121,86 @@ struct Part<'a> {
     w: Columns<'a>,
     /// How far behind the columns lies what comes next, in elements.
     next: usize,
-    /// The columns of the sums.
-    place: Range<usize>,
+    /// Where the products of the first row with these columns are written, and elements from one row to the next.
+    out: *mut f32,
+    line: usize,
+    /// How many of the columns there are.
+    valid: usize,
 }
 
 impl Part<'_> {
     /// All tiles, each of which asks for what comes behind `A` columns.
+    ///
+    /// # Safety
+    /// As [`block`].
     #[inline(always)]
-    fn run<S: Simd, const A: usize>(self, sums: &mut [f32]) {
-        let Self { rows, tiles, ref strip, w, next, ref place } = self;
-        let (count, set) = (rows.x.len() / rows.steps, strip.start == 0);
-        for tile in 0..tiles {
+    unsafe fn run<S: Simd, const A: usize>(&self) {
+        let count = self.rows.x.len() / self.rows.steps;
+        for tile in 0..self.tiles {
             // Tiles of equal height, as far as that goes.
-            let (start, end) = (tile * count / tiles, (tile + 1) * count / tiles);
-            let to = &mut sums[start * COLUMNS..end * COLUMNS];
-            let ahead = Ahead::<A> { elements: next, first: tile * A };
-            let (lines, place) = (Lines { rows, start, strip: strip.clone() }, place.clone());
-            match end - start {
-                1 => tile_of::<S, 1, A>(lines, w, ahead, place, set, to),
-                2 => tile_of::<S, 2, A>(lines, w, ahead, place, set, to),
-                3 => tile_of::<S, 3, A>(lines, w, ahead, place, set, to),
-                4 => tile_of::<S, 4, A>(lines, w, ahead, place, set, to),
-                5 => tile_of::<S, 5, A>(lines, w, ahead, place, set, to),
-                _ => tile_of::<S, TILE_ROWS, A>(lines, w, ahead, place, set, to),
+            let (start, end) = (tile * count / self.tiles, (tile + 1) * count / self.tiles);
+            let ahead = Ahead::<A> { elements: self.next, first: tile * A };
+            // SAFETY: as above.
+            unsafe {
+                match end - start {
+                    1 => self.tile::<S, 1, A>(start, ahead),
+                    2 => self.tile::<S, 2, A>(start, ahead),
+                    3 => self.tile::<S, 3, A>(start, ahead),
+                    4 => self.tile::<S, 4, A>(start, ahead),
+                    5 => self.tile::<S, 5, A>(start, ahead),
+                    _ => self.tile::<S, TILE_ROWS, A>(start, ahead),
+                }
+            }
+        }
+    }
+
+    /// A tile of `R` rows from `start` on: writes its products, or adds them to those of the steps before.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const A: usize>(&self, start: usize, ahead: Ahead<A>) {
+        let Self { rows, ref strip, w, out, line, valid, .. } = *self;
+        let x = || -> [&[f32]; R] { std::array::from_fn(|r| &rows.x[(start + r) * rows.steps..][strip.clone()]) };
+        let totals = match (w, &rows.pairs) {
+            // SAFETY: the processor can, or there would be no such rows.
+            (Columns::Bf16(w), Some(pairs)) => unsafe {
+                pairs::tile(&std::array::from_fn(|r| pairs.row(start + r, strip.start)), &w, ahead)
+            },
+            (Columns::F32(w), _) if !avx512::available() => tile::<S, R>(&x(), &w),
+            // SAFETY: the processor can; columns of 16 bits are made only then.
+            (Columns::F32(w), _) => unsafe { avx512::tile(&x(), &w, ahead) },
+            // SAFETY: as above.
+            (Columns::Bf16(w), None) => unsafe { avx512::tile(&x(), &w, ahead) },
+            // SAFETY: as above.
+            (Columns::F16(w), _) => unsafe { avx512::tile(&x(), &w, ahead) },
+        };
+        for (r, totals) in totals.iter().enumerate() {
+            // SAFETY: as above; what was written before is there.
+            unsafe {
+                let to = out.add((start + r) * line);
+                if strip.start > 0 {
+                    (0..valid).for_each(|i| *to.add(i) += totals[i]);
+                } else if valid == TILE_COLUMNS {
+                    to.copy_from_nonoverlapping(totals.as_ptr(), TILE_COLUMNS);
+                } else {
+                    to.copy_from_nonoverlapping(totals.as_ptr(), valid);
+                }
             }
         }
     }
 }
 
 /// One row: each column in turn, so that the weight is one stream from memory. Says whether it knows the weight.
+///
+/// # Safety
+/// As [`block`].
 #[inline(always)]
-fn stream<S: Simd>(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, sums: &mut [f32]) -> bool {
+unsafe fn stream<S: Simd>(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, out: *mut f32) -> bool {
     let &Rows { x, steps, ref apart, ref pairs } = rows;
-    for (column, sum) in columns.zip(sums) {
+    for (i, column) in columns.enumerate() {
         let at = column * steps..(column + 1) * steps;
-        *sum = match (weight, pairs, apart) {
+        let total = match (weight, pairs, apart) {
             (Weight::F32(w), ..) => line::<S>(x, &w[at]),
             // SAFETY: the processor can, or there would be no such row.
             (Weight::Bf16(w), Some(pairs), _) => unsafe { pairs::line(pairs.row(0, 0), &w[at]) },
@@ -157,6 +210,8 @@ fn stream<S: Simd>(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, s
             (Weight::F16(w), ..) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
             _ => return false,
         };
+        // SAFETY: as above.
+        unsafe { out.add(i).write(total) };
     }
     true
 }
@@ -207,9 +262,9 @@ fn strip_of<'a>(
     let column = |i: usize| first + i.min(valid - 1);
     let at = |i: usize| column(i) * steps + strip.start..column(i) * steps + strip.end;
     match weight {
-        Weight::F32(w) => Columns::F32(std::array::from_fn(|i| &w[at(i)])),
-        Weight::Bf16(w) if as_they_are(weight) => Columns::Bf16(std::array::from_fn(|i| &w[at(i)])),
-        Weight::F16(w) if as_they_are(weight) => Columns::F16(std::array::from_fn(|i| &w[at(i)])),
+        Weight::F32(w) => Columns::F32([&w[at(0)], &w[at(1)], &w[at(2)], &w[at(3)]]),
+        Weight::Bf16(w) if as_they_are(weight) => Columns::Bf16([&w[at(0)], &w[at(1)], &w[at(2)], &w[at(3)]]),
+        Weight::F16(w) if as_they_are(weight) => Columns::F16([&w[at(0)], &w[at(1)], &w[at(2)], &w[at(3)]]),
         _ => {
             for (i, widened) in widened.chunks_exact_mut(STRIP).enumerate() {
                 weight.widen(column(i), steps, strip.clone(), widened);
@@ -240,52 +295,6 @@ impl<const A: usize> Ahead<A> {
 #[inline(always)]
 pub fn ask<T, const A: usize>(columns: &[*const T; A], k: usize) {
     columns.iter().for_each(|column| prefetch(column.wrapping_add(k).cast()));
-}
-
-/// Some steps of the rows of a tile.
-struct Lines<'a> {
-    rows: &'a Rows<'a>,
-    /// The first row.
-    start: usize,
-    strip: Range<usize>,
-}
-
-impl<'a> Lines<'a> {
-    #[inline(always)]
-    fn row(&self, row: usize) -> &'a [f32] {
-        &self.rows.x[(self.start + row) * self.rows.steps..][self.strip.clone()]
-    }
-}
-
-/// A tile of `R` rows: sets its part of `to: [R, COLUMNS]`, or adds to it.
-#[inline(always)]
-fn tile_of<S: Simd, const R: usize, const A: usize>(
-    lines: Lines<'_>,
-    w: Columns<'_>,
-    ahead: Ahead<A>,
-    place: Range<usize>,
-    set: bool,
-    to: &mut [f32],
-) {
-    let x: [&[f32]; R] = std::array::from_fn(|r| lines.row(r));
-    let totals = match (w, &lines.rows.pairs) {
-        // SAFETY: the processor can, or there would be no such rows.
-        (Columns::Bf16(w), Some(rows)) => unsafe {
-            pairs::tile(&std::array::from_fn(|r| rows.row(lines.start + r, lines.strip.start)), &w, ahead)
-        },
-        (Columns::F32(w), _) if !avx512::available() => tile::<S, R>(&x, &w),
-        // SAFETY: the processor can; columns of 16 bits are made only then.
-        (Columns::F32(w), _) => unsafe { avx512::tile(&x, &w, ahead) },
-        // SAFETY: as above.
-        (Columns::Bf16(w), None) => unsafe { avx512::tile(&x, &w, ahead) },
-        // SAFETY: as above.
-        (Columns::F16(w), _) => unsafe { avx512::tile(&x, &w, ahead) },
-    };
-    for (to, totals) in to.chunks_exact_mut(COLUMNS).zip(&totals) {
-        for (to, &total) in to[place.clone()].iter_mut().zip(totals) {
-            *to = if set { total } else { *to + total };
-        }
-    }
 }
 
 /// The dot products of `R` rows of `x` with `count` columns that lie `step` elements apart: those of row `r` are

@@ -60,14 +60,18 @@ mod x86 {
     impl Rows {
         /// Rounds rows of `steps` elements, to the nearest and ties to even.
         pub fn new(x: &[f32], steps: usize) -> Self {
+            Self::rounded(x, steps, false)
+        }
+
+        fn rounded(x: &[f32], steps: usize, by_threads: bool) -> Self {
             let stride = steps.div_ceil(ELEMENTS) * LANES;
             let mut pairs = Scratch::<u32>::take(x.len() / steps * stride);
             // SAFETY: rows are made only if the processor can.
             let round = |(x, to): (&[f32], &mut [u32])| unsafe { round(x, to) };
-            if x.len() < CHUNK {
-                x.chunks_exact(steps).zip(pairs.chunks_exact_mut(stride)).for_each(round);
-            } else {
+            if by_threads && x.len() >= CHUNK {
                 x.par_chunks_exact(steps).zip(pairs.par_chunks_exact_mut(stride)).for_each(round);
+            } else {
+                x.chunks_exact(steps).zip(pairs.chunks_exact_mut(stride)).for_each(round);
             }
             Self { pairs, stride }
         }
@@ -181,7 +185,7 @@ mod x86 {
     /// The processor is [`available`]; every factor [is pairs](pairs_of), and its `out` is valid for `rows · columns`
     /// elements that nothing else refers to.
     pub unsafe fn product(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>) {
-        let x = Rows::new(x, steps);
+        let x = Rows::rounded(x, steps, true);
         let blocks = turned_blocks(factors);
         let groups = row_groups(rows);
         parallel(groups.len() * blocks.len(), |task| {

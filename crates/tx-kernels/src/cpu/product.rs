@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::lanes::{self, Strip};
 use super::panels::{self, Panel, Panels};
 use super::quantized::{self, Quantized};
-use super::threads::{parallel, parallel_ranges};
+use super::threads::{parallel, parallel_ranges_with};
 use super::tile::{self, Broadcast};
 use super::{Aligned, Scratch, dots, pairs, rows};
 use crate::{Pointwise, exact_products};
@@ -339,21 +339,21 @@ impl WithSimd for Wide<'_> {
 /// # Safety
 /// As [`product`].
 unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act: Option<Pointwise>, by_pairs: bool) {
-    let lines = if by_pairs {
-        dots::Rows::by_pairs(x, steps)
-    } else {
-        dots::Rows::new(x, steps, factors.iter().map(|factor| factor.weight))
+    // What a thread makes of the rows is in its own cache.
+    let lines = || match by_pairs {
+        true => dots::Rows::by_pairs(x, steps),
+        false => dots::Rows::new(x, steps, factors.iter().map(|factor| factor.weight)),
     };
     // The columns of all factors, one after the other.
     let columns = factors.iter().map(|factor| factor.columns).sum();
-    parallel_ranges(columns, LEAST_COLUMNS, |range| {
+    parallel_ranges_with(columns, LEAST_COLUMNS, lines, |lines, range| {
         let mut first = 0;
         for factor in factors {
             let of = |column: usize| column.clamp(first, first + factor.columns) - first;
-            let (start, end) = (of(range.start), of(range.end));
-            for column in (start..end).step_by(COLUMNS) {
+            let columns = of(range.start)..of(range.end);
+            if !columns.is_empty() {
                 // SAFETY: as above; each range has its own columns.
-                unsafe { dots_of_block(&lines, rows, factor, column..end.min(column + COLUMNS), act) };
+                unsafe { dots_of_columns(lines, rows, factor, columns, act) };
             }
             first += factor.columns;
         }
@@ -362,28 +362,27 @@ unsafe fn dots(x: &[f32], rows: usize, steps: usize, factors: &[Factor<'_>], act
 
 /// # Safety
 /// As [`product`].
-unsafe fn dots_of_block(
+unsafe fn dots_of_columns(
     lines: &dots::Rows<'_>,
     rows: usize,
     factor: &Factor<'_>,
     columns: Range<usize>,
     act: Option<Pointwise>,
 ) {
-    let (column, count) = (columns.start, columns.len());
-    let mut sums = Scratch::<f32>::take(rows * COLUMNS);
-    dots::block(lines, factor.weight, columns, &mut sums);
-    for (row, sums) in sums.chunks_exact_mut(COLUMNS).enumerate() {
-        let sums = &mut sums[..count];
+    let (start, count) = (columns.start, columns.len());
+    // SAFETY: as above.
+    unsafe { dots::block(lines, factor.weight, columns, factor.out.get().add(start), factor.columns) };
+    if factor.bias.is_none() && act.is_none() {
+        return;
+    }
+    for row in 0..rows {
+        // SAFETY: this task alone refers to these columns of the row, which were just written.
+        let sums = unsafe { std::slice::from_raw_parts_mut(factor.out.get().add(row * factor.columns + start), count) };
         if let Some(bias) = factor.bias {
-            sums.iter_mut().zip(&bias[column..]).for_each(|(sum, bias)| *sum += bias);
+            rows::add_scaled(1.0, &bias[start..], 1, sums);
         }
         if let Some(act) = act {
             rows::pointwise(act, sums);
-        }
-        // SAFETY: as above.
-        unsafe {
-            let out = factor.out.get().add(row * factor.columns + column);
-            out.copy_from_nonoverlapping(sums.as_ptr(), count);
         }
     }
 }

@@ -69,6 +69,9 @@ impl<T: Bits> Scratch<T> {
     /// A buffer of `length` elements.
     pub fn take(length: usize) -> Self {
         let needed = (length * size_of::<T>()).div_ceil(64);
+        if needed == 0 {
+            return Self { lines: Vec::new(), length, of: PhantomData };
+        }
         let mut lines = FREE.with_borrow_mut(|free| {
             // The smallest that suffices, or else the largest.
             let fits = free.iter().enumerate().filter(|(_, lines)| lines.len() >= needed).min_by_key(|(_, l)| l.len());
@@ -85,6 +88,9 @@ impl<T: Bits> Scratch<T> {
 impl<T: Bits> Drop for Scratch<T> {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
+        if lines.is_empty() {
+            return;
+        }
         // A thread that ends has no pool any more.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();

@@ -20,14 +20,26 @@ pub fn parallel(tasks: usize, work: impl Fn(usize) + Sync + Send) {
 /// a time, fewer as it comes to the end, but at least `least`. One that has done its share takes half of what is left of
 /// another one's: nobody waits long for a thread that started late or was slowed down.
 pub fn parallel_ranges(tasks: usize, least: usize, work: impl Fn(Range<usize>) + Sync + Send) {
+    parallel_ranges_with(tasks, least, || (), |(), range| work(range));
+}
+
+/// [`parallel_ranges`] with something that each thread makes for itself, before its first range.
+pub fn parallel_ranges_with<T>(
+    tasks: usize,
+    least: usize,
+    make: impl Fn() -> T + Sync + Send,
+    work: impl Fn(&T, Range<usize>) + Sync + Send,
+) {
     let threads = rayon::current_num_threads().min(tasks.div_ceil(least));
     if threads <= 1 || u32::try_from(tasks).is_err() {
-        return work(0..tasks);
+        return work(&make(), 0..tasks);
     }
     let cut = |thread: usize| if thread == threads { tasks } else { thread * tasks / threads / least * least };
     let shares: Vec<Share> = (0..threads).map(|thread| Share::new(cut(thread)..cut(thread + 1))).collect();
     (0..threads).into_par_iter().with_max_len(1).for_each(|thread| {
         let own = &shares[thread];
+        let mut made = None;
+        let mut work = |range| work(made.get_or_insert_with(&make), range);
         loop {
             while let Some(range) = own.take(|left| first_of(left, least)) {
                 work(range);
@@ -56,7 +68,8 @@ fn last_of(left: Range<usize>, least: usize) -> (Range<usize>, Range<usize>) {
     (at..left.end, left.start..at)
 }
 
-/// The tasks that are left of a thread's share: start and end in one word.
+/// The tasks that are left of a thread's share: start and end in one word, and no other share in its cache lines.
+#[repr(align(128))]
 struct Share(AtomicU64);
 
 impl Share {
