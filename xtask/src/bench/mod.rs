@@ -43,6 +43,9 @@ pub use worker::{WorkerArgs, worker};
 
 /// How long a side's turn is to take, in seconds.
 const TURN: f64 = 0.5;
+/// From so many seconds on a repetition brings its own data into the caches soon enough, and does not notice that threads of
+/// the side before it still spin: it is timed from the first one on.
+const LONG: f64 = 2.0;
 /// The most repetitions in one turn.
 const MAX_REPETITIONS: usize = 1000;
 
@@ -203,10 +206,11 @@ fn measure(
         differences.push(difference);
     }
 
-    let mut repetitions = Vec::new();
+    let (mut repetitions, mut warm) = (Vec::new(), Vec::new());
     for side in &mut sides {
         let once = median(&side.seconds(1, false)?);
         repetitions.push(((TURN / once) as usize).clamp(1, MAX_REPETITIONS));
+        warm.push(once < LONG);
     }
     eprintln!("{name}: {rounds} rounds, {repetitions:?} repetitions");
     let mut seconds = vec![Vec::new(); sides.len()];
@@ -214,8 +218,7 @@ fn measure(
         for place in 0..sides.len() {
             // Another one begins each round: what comes first may find the processor cooler.
             let i = (round + place) % sides.len();
-            // A long repetition brings its own data into the caches soon enough.
-            seconds[i].push(sides[i].seconds(repetitions[i], repetitions[i] > 1)?);
+            seconds[i].push(sides[i].seconds(repetitions[i], warm[i])?);
         }
     }
 

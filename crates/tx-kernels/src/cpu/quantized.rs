@@ -155,13 +155,11 @@ mod vnni {
 
     use super::{BLOCK, Bits, Columns, LANES, PANEL, Quantized, panel};
     use crate::Pointwise;
+    use crate::cpu::lanes::{self, ROWS};
     use crate::cpu::product::{Factor, Weight};
     use crate::cpu::threads::parallel;
     use crate::cpu::tile::next_page;
     use crate::cpu::{Aligned, CHUNK, Scratch, rows};
-
-    /// The most rows of a tile: with four vectors of columns each they fill the registers.
-    const ROWS: usize = 6;
 
     /// Rows that all panels pass before the next ones follow: few enough to stay, with their part of the result, in the
     /// second-level cache; many enough to be worth reading the weights again.
@@ -263,15 +261,11 @@ mod vnni {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
         unsafe fn run(&self) {
             let mut totals = Aligned([0f32; ROWS * PANEL]);
-            let totals = &mut totals.0;
-            // Tiles of equal height, as far as that goes.
-            let tiles = self.rows.len().div_ceil(ROWS);
-            for tile in 0..tiles {
-                let cut = |tile: usize| self.rows.start + tile * self.rows.len() / tiles;
-                let (first, count) = (cut(tile), cut(tile + 1) - cut(tile));
+            for rows in lanes::tiles(self.rows.len()) {
+                let (first, totals) = (self.rows.start + rows.start, &mut totals.0);
                 // SAFETY: as above.
                 unsafe {
-                    match count {
+                    match rows.len() {
                         1 => self.rows::<1>(first, totals),
                         2 => self.rows::<2>(first, totals),
                         3 => self.rows::<3>(first, totals),
@@ -301,27 +295,50 @@ mod vnni {
                     (3, Bits::Four) => self.tile4::<3, R>(first, to),
                     (_, Bits::Four) => self.tile4::<4, R>(first, to),
                 }
+                self.finish(first, R, totals);
             }
+        }
+
+        /// Makes of the totals of some rows what they stand for, and writes it.
+        ///
+        /// # Safety
+        /// As [`product`]; these are totals of `count` rows from `first` on.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+        unsafe fn finish(&self, first: usize, count: usize, totals: &mut [f32; ROWS * PANEL]) {
             let Columns { first: column, width } = self.columns;
-            let count = width.min(self.factor.columns - column);
-            let sums = &self.weight.sums[column..column + count];
-            for (r, line) in totals.chunks_exact_mut(width).take(R).enumerate() {
-                let (scale, zero) = (self.x.scales[first + r], self.x.zeros[first + r]);
-                // What is written is not in a cache: it is complete before.
-                let line = &mut line[..count];
-                for (total, &sum) in line.iter_mut().zip(sums) {
-                    *total = scale * (-zero).mul_add(sum, *total);
+            let (columns, bias) = (self.factor.columns, self.factor.bias);
+            // Padded columns are neither read nor written.
+            let mask = |v: usize| ((1u32 << (columns - column - v).min(LANES)) - 1) as __mmask16;
+            let place = |r: usize, v: usize| self.factor.out.get().wrapping_add((first + r) * columns + column + v);
+            let sums = &self.weight.sums[column..column + width];
+            for r in 0..count {
+                let (scale, zero) = (_mm512_set1_ps(self.x.scales[first + r]), _mm512_set1_ps(self.x.zeros[first + r]));
+                for v in (0..width).step_by(LANES) {
+                    // SAFETY: a panel is a whole number of vectors wide; this task alone refers to these columns of the row.
+                    unsafe {
+                        let total = totals.as_mut_ptr().add(r * width + v);
+                        let sum = _mm512_loadu_ps(sums.as_ptr().add(v));
+                        let mut y = _mm512_mul_ps(scale, _mm512_fnmadd_ps(zero, sum, _mm512_loadu_ps(total)));
+                        if let Some(bias) = bias {
+                            y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask(v), bias.as_ptr().add(column + v)));
+                        }
+                        match self.act {
+                            Some(_) => _mm512_storeu_ps(total, y),
+                            None => _mm512_mask_storeu_ps(place(r, v), mask(v), y),
+                        }
+                    }
                 }
-                if let Some(bias) = self.factor.bias {
-                    line.iter_mut().zip(&bias[column..column + count]).for_each(|(total, bias)| *total += bias);
-                }
-                if let Some(act) = self.act {
-                    rows::pointwise(act, line);
-                }
-                // SAFETY: this task alone refers to these columns of these rows.
-                unsafe {
-                    let to = self.factor.out.get().add((first + r) * self.factor.columns + column);
-                    to.copy_from_nonoverlapping(line.as_ptr(), count);
+            }
+            let Some(act) = self.act else { return };
+            rows::pointwise(act, &mut totals[..count * width]);
+            for r in 0..count {
+                for v in (0..width).step_by(LANES) {
+                    // SAFETY: as above.
+                    unsafe {
+                        let total = _mm512_loadu_ps(totals.as_ptr().add(r * width + v));
+                        _mm512_mask_storeu_ps(place(r, v), mask(v), total);
+                    }
                 }
             }
         }
