@@ -166,8 +166,8 @@ impl Attention<'_> {
 
     /// Whether the queries of a head of keys would leave most lanes of a vector empty, and values fill them.
     fn is_few(&self) -> bool {
-        let lanes = tile::Shape::detect().lanes;
-        2 * self.panels().rows <= lanes && self.value_dim.is_multiple_of(lanes)
+        let (rows, lanes) = (self.panels().rows, tile::Shape::detect().lanes);
+        rows > 0 && 2 * rows <= lanes && self.value_dim.is_multiple_of(lanes)
     }
 
     /// The keys of a block, and room for their elements if they are widened.
