@@ -2,6 +2,7 @@
 
 use std::f64::consts::TAU;
 use std::fs;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -53,9 +54,27 @@ pub fn onnx(model: &Path, setup: &Setup) -> Result<PathBuf> {
 pub fn gguf(model: &Path, setup: &Setup) -> Result<PathBuf> {
     let file = model.join("model.gguf");
     if !file.is_file() {
-        run(setup.llama_cpp("export_gguf.py")?.arg(model).arg(&file))?;
+        let export = file.with_extension("export");
+        run(setup.llama_cpp("export_gguf.py")?.arg(model).arg(&export))?;
+        copy_in_blocks(&export, &file).with_context(|| file.display().to_string())?;
+        fs::remove_file(&export).with_context(|| export.display().to_string())?;
     }
     Ok(file)
+}
+
+/// Copies a file in blocks of 2 MiB, which is how tx writes checkpoints. Linux keeps in memory what was written in pieces as
+/// large as the writes, and reads small ones slower: neither side shall gain by how its file came about.
+fn copy_in_blocks(from: &Path, to: &Path) -> io::Result<()> {
+    const BLOCK: u64 = 2 << 20;
+    let partial = to.with_extension("partial");
+    let (mut from, mut out) = (fs::File::open(from)?, fs::File::create(&partial)?);
+    let mut block = Vec::new();
+    while Read::by_ref(&mut from).take(BLOCK).read_to_end(&mut block)? > 0 {
+        out.write_all(&block)?;
+        block.clear();
+    }
+    out.sync_all()?;
+    fs::rename(&partial, to)
 }
 
 /// The folder of all-MiniLM-L6-v2.
