@@ -9,9 +9,9 @@ const BLOCK: usize = 2 << 20;
 /// Writes a file in blocks of 2 MiB.
 ///
 /// Linux keeps in memory what was written, in pieces as large as the writes were, and maps a whole block as one page: the
-/// processor then finds the weights of a model without walking through half a thousand entries for each block, which makes
-/// reading them up to a quarter faster. What is left is written when the writer is dropped, or by `flush`, which tells
-/// whether that went well.
+/// processor then finds the weights of a model without walking through half a thousand entries for each block. What is left
+/// is written when the writer is dropped, or by `flush`, which tells whether that went well. What could not be written is
+/// not tried again: after an error the file holds the first bytes, and nothing else.
 pub(crate) struct BlockWriter<'a> {
     file: &'a mut File,
     /// What comes next in the file, up to the end of its block.
@@ -52,10 +52,10 @@ impl Write for BlockWriter<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.block)?;
+        let written = self.file.write_all(&self.block);
         self.start = (self.start + self.block.len()) % BLOCK;
         self.block.clear();
-        Ok(())
+        written
     }
 }
 
@@ -94,5 +94,16 @@ mod tests {
         let mut found = Vec::new();
         file.read_to_end(&mut found).unwrap();
         assert!(found == bytes);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_written_twice() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut read_only = File::open(file.path()).unwrap();
+        let mut writer = BlockWriter::new(&mut read_only, 0);
+        writer.write_all(b"the start of a block").unwrap();
+        writer.flush().unwrap_err();
+        assert!(writer.block.is_empty(), "dropped, it would write a part a second time");
+        writer.write_all(&[0; BLOCK]).unwrap_err();
     }
 }
