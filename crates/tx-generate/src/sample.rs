@@ -4,13 +4,15 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::scores::{self, Scored};
 
-/// Weights per partial sum.
+/// Numbers that are passed over at once, in vectors.
 const BLOCK: usize = 256;
 
 /// The token with the largest score: of equal ones the first, and never one whose score is NaN; 0 if there is no other.
 pub fn argmax(scores: &[f32]) -> u32 {
     let max = scores::max(scores);
-    scores.iter().position(|&score| score == max).unwrap_or(0) as u32
+    let block = scores.chunks(BLOCK).position(|block| block.iter().fold(false, |found, &score| found | (score == max)));
+    let start = block.unwrap_or(0) * BLOCK;
+    scores[start..].iter().position(|&score| score == max).map_or(0, |i| start + i) as u32
 }
 
 /// Turns logits into logarithms of probabilities. NaN becomes impossible; without a possible token nothing changes.

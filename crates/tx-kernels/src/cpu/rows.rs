@@ -314,12 +314,16 @@ multiversion! {
 
     /// Rotates each pair `(x[i], x[i + n/2])` by the angle whose cosine and sine are given for both.
     pub fn rotary_halves(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-        let half = x.len() / 2;
-        let (left, right) = x.split_at(half);
-        let (out_left, out_right) = out.split_at_mut(half);
+        let (left, right) = x.split_at(x.len() / 2);
+        let half = left.len();
+        // The compiler has to see that all have this length.
+        let (out_left, out_right) = out[..2 * half].split_at_mut(half);
+        let (cos_left, cos_right) = cos[..2 * half].split_at(half);
+        let (sin_left, sin_right) = sin[..2 * half].split_at(half);
+        let right = &right[..half];
         for i in 0..half {
-            out_left[i] = left[i].mul_add(cos[i], -right[i] * sin[i]);
-            out_right[i] = right[i].mul_add(cos[half + i], left[i] * sin[half + i]);
+            out_left[i] = left[i].mul_add(cos_left[i], -right[i] * sin_left[i]);
+            out_right[i] = right[i].mul_add(cos_right[i], left[i] * sin_right[i]);
         }
     }
 
