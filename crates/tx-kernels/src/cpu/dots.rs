@@ -2,6 +2,7 @@
 //!
 //! The steps lie in the lanes of vectors. A tile of a few rows and [`TILE_COLUMNS`] columns stays in registers, so that
 //! each vector is loaded once for several products; nothing is packed, and no lane is wasted whatever the number of rows.
+//! Meanwhile it asks for the weights that come next, in the order in which they lie.
 
 use std::ops::Range;
 
@@ -12,16 +13,27 @@ use macerator::{Scalar, Simd, Vector, WithSimd};
 pub use self::avx512::reduce;
 use super::product::Weight;
 use super::tile::{next_page, prefetch};
-use super::{Scratch, pairs};
+use super::{Scratch, lanes, pairs};
 
 /// Columns of a tile.
-pub const TILE_COLUMNS: usize = 4;
+const TILE_COLUMNS: usize = 4;
 
 /// The most rows of a tile: with its columns they fill the registers.
-const TILE_ROWS: usize = 6;
+const TILE_ROWS: usize = lanes::ROWS;
+
+/// Columns and the most rows of a tall tile: for as many rows, one that passes over the columns once is faster than two.
+const TALL_COLUMNS: usize = 3;
+const TALL_ROWS: usize = 8;
+
+/// Columns that are whole tiles of either kind.
+pub const WHOLE_TILES: usize = TILE_COLUMNS * TALL_COLUMNS;
 
 /// Steps that are computed at a time: the columns of a tile stay in the nearest cache while all rows pass.
 const STRIP: usize = 1024;
+
+/// How far ahead tiles ask for weights, in bytes: about what a thread gets from memory while it waits for one line. Farther
+/// is the same, as long as it stays in the second-level cache.
+const AHEAD_BYTES: usize = 1 << 14;
 
 /// `x: [rows, steps]`, and in the form in which bf16 weights meet it: a single row may be taken apart.
 pub struct Rows<'a> {
@@ -49,6 +61,68 @@ impl<'a> Rows<'a> {
     pub fn by_pairs(x: &'a [f32], steps: usize) -> Self {
         Self { x, steps, apart: None, pairs: Some(pairs::Rows::new(x, steps)) }
     }
+
+    /// The products of a row with columns, each of which is read as one stream.
+    ///
+    /// # Safety
+    /// `out` is valid for these columns, and nothing else refers to them.
+    #[inline(always)]
+    unsafe fn stream<S: Simd>(
+        &self,
+        row: usize,
+        weight: Weight<'_>,
+        columns: Range<usize>,
+        out: *mut f32,
+        widened: &mut [f32],
+    ) {
+        let steps = self.steps;
+        let x = &self.x[row * steps..(row + 1) * steps];
+        let at = |column: usize| column * steps..(column + 1) * steps;
+        // SAFETY: as above; the processor can, or there would be no such rows, or as the guards say.
+        unsafe {
+            match (weight, &self.pairs, &self.apart) {
+                (Weight::F32(w), ..) => write_each(columns, out, |i| line::<S>(x, &w[at(i)])),
+                (Weight::Bf16(w), Some(pairs), _) => {
+                    let x = pairs.row(row, 0);
+                    write_each(columns, out, |i| pairs::line(x, &w[at(i)]));
+                }
+                (Weight::Bf16(w), None, Some(apart)) => {
+                    write_each(columns, out, |i| avx512::line_of_pairs(apart, &w[at(i)]));
+                }
+                (Weight::Bf16(w), ..) if avx512::available() => {
+                    write_each(columns, out, |i| avx512::line(x, &w[at(i)]));
+                }
+                (Weight::F16(w), ..) if avx512::available() => {
+                    write_each(columns, out, |i| avx512::line(x, &w[at(i)]));
+                }
+                _ => write_each(columns, out, |i| {
+                    let part = |strip: Range<usize>| {
+                        weight.widen(i, steps, strip.clone(), widened);
+                        line::<S>(&x[strip.clone()], &widened[..strip.len()])
+                    };
+                    strips(steps).map(part).sum()
+                }),
+            }
+        }
+    }
+}
+
+/// Writes the product of each column.
+///
+/// # Safety
+/// `out` is valid for the columns, and nothing else refers to them.
+#[inline(always)]
+unsafe fn write_each(columns: Range<usize>, out: *mut f32, mut product: impl FnMut(usize) -> f32) {
+    for (i, column) in columns.enumerate() {
+        let total = product(column);
+        // SAFETY: as above.
+        unsafe { out.add(i).write(total) };
+    }
+}
+
+/// The steps that are computed at a time.
+fn strips(steps: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..steps).step_by(STRIP).map(move |from| from..steps.min(from + STRIP))
 }
 
 /// Products of all rows with some columns of a weight: those of row `r` are written from `out + r · line` on.
@@ -67,14 +141,6 @@ struct Block<'a> {
     line: usize,
 }
 
-/// Some steps of the columns of a tile.
-#[derive(Clone, Copy)]
-enum Columns<'a> {
-    F32([&'a [f32]; TILE_COLUMNS]),
-    Bf16([&'a [bf16]; TILE_COLUMNS]),
-    F16([&'a [f16]; TILE_COLUMNS]),
-}
-
 impl WithSimd for Block<'_> {
     type Output = ();
 
@@ -82,138 +148,237 @@ impl WithSimd for Block<'_> {
     fn with_simd<S: Simd>(self) {
         let Self { rows, weight, columns, out, line } = self;
         let &Rows { x, steps, .. } = rows;
-        // SAFETY: as `block` says.
-        if x.len() == steps && unsafe { stream::<S>(rows, weight, columns.clone(), out) } {
-            return;
-        }
         let count = x.len() / steps;
-        let tiles = count.div_ceil(TILE_ROWS);
-        let mut widened = Scratch::<f32>::take(if as_they_are(weight) { 0 } else { TILE_COLUMNS * STRIP });
-        for first in columns.clone().step_by(TILE_COLUMNS) {
-            let valid = TILE_COLUMNS.min(columns.end - first);
-            let out = out.wrapping_add(first - columns.start);
-            for from in (0..steps).step_by(STRIP) {
-                let strip = from..steps.min(from + STRIP);
-                let w = strip_of(weight, steps, first, valid, strip.clone(), &mut widened);
-                // What comes next: more steps of these columns, or the columns after them. Each tile asks for its share, so
-                // that memory is at work while all of them compute; how large that is, the compiler has to know.
-                let next = if strip.end < steps { STRIP } else { TILE_COLUMNS * steps - strip.start };
-                let part = Part { rows, tiles, strip, w, next, out, line, valid };
+        let of = if count > TILE_ROWS && count <= TALL_ROWS { TALL_COLUMNS } else { TILE_COLUMNS };
+        let tiled = if count > 1 { columns.len() / of * of } else { 0 };
+        let mut widened = Scratch::<f32>::take(if as_they_are(weight) { 0 } else { of * STRIP });
+        let tiles = lanes::tiles(count);
+        for first in (0..tiled).step_by(of) {
+            for strip in strips(steps) {
+                let first_column = columns.start + first;
+                let w = Columns::new(weight, first_column..first_column + of, steps, strip.clone(), &mut widened);
+                let part = Part { rows, strip, w, out: out.wrapping_add(first), line };
+                // Each tile asks for its share of what comes, so that memory is at work while all of them compute; how large
+                // that is, the compiler has to know.
                 // SAFETY: as `block` says.
                 unsafe {
-                    match tiles {
-                        1 => part.run::<S, TILE_COLUMNS>(),
-                        2 | 3 => part.run::<S, 2>(),
-                        _ => part.run::<S, 1>(),
+                    match (of, tiles.len()) {
+                        (TALL_COLUMNS, _) => part.run_tall::<S>(count),
+                        (_, 1) => part.run::<S, TILE_COLUMNS>(tiles.clone()),
+                        (_, 2 | 3) => part.run::<S, 2>(tiles.clone()),
+                        _ => part.run::<S, 1>(tiles.clone()),
                     }
                 }
             }
         }
+        for row in 0..count {
+            // SAFETY: as above.
+            unsafe {
+                let out = out.add(row * line + tiled);
+                rows.stream::<S>(row, weight, columns.start + tiled..columns.end, out, &mut widened);
+            }
+        }
     }
 }
 
-/// Some steps of some columns, for all rows.
+/// Whether tiles read a weight where it lies.
+#[inline(always)]
+fn as_they_are(weight: Weight<'_>) -> bool {
+    match weight {
+        Weight::F32(_) => true,
+        Weight::Bf16(_) | Weight::F16(_) => avx512::available(),
+        Weight::Quantized(_) => false,
+    }
+}
+
+/// Some steps of the columns of a tile.
+#[derive(Clone, Copy)]
+struct Columns {
+    start: Start,
+    /// Elements from one column to the next.
+    stride: usize,
+    /// Where what tiles ask for begins.
+    ahead: *const u8,
+}
+
+/// The first of these steps of the first column.
+#[derive(Clone, Copy)]
+enum Start {
+    F32(*const f32),
+    Bf16(*const bf16),
+    F16(*const f16),
+}
+
+impl Columns {
+    /// These columns, where they lie or widened.
+    #[inline(always)]
+    fn new(weight: Weight<'_>, columns: Range<usize>, steps: usize, strip: Range<usize>, widened: &mut [f32]) -> Self {
+        let at = columns.start * steps + strip.start..(columns.end - 1) * steps + strip.end;
+        let start = match weight {
+            Weight::F32(w) => Start::F32(w[at].as_ptr()),
+            Weight::Bf16(w) if as_they_are(weight) => Start::Bf16(w[at].as_ptr()),
+            Weight::F16(w) if as_they_are(weight) => Start::F16(w[at].as_ptr()),
+            _ => {
+                for (i, widened) in widened.chunks_exact_mut(STRIP).enumerate() {
+                    weight.widen(columns.start + i, steps, strip.clone(), widened);
+                }
+                let start = widened.as_ptr();
+                return Self { start: Start::F32(start), stride: STRIP, ahead: start.cast() };
+            }
+        };
+        // Steps of a tile are asked for while the one before is computed, or earlier, and the strips before this one have
+        // asked for their part of it.
+        let size = start.element_bytes();
+        let ahead = (columns.len() * steps * size).max(AHEAD_BYTES) + (columns.len() - 1) * strip.start * size;
+        Self { start, stride: steps, ahead: start.address().wrapping_add(ahead) }
+    }
+}
+
+impl Start {
+    fn address(self) -> *const u8 {
+        match self {
+            Self::F32(w) => w.cast(),
+            Self::Bf16(w) => w.cast(),
+            Self::F16(w) => w.cast(),
+        }
+    }
+
+    fn element_bytes(self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::Bf16(_) | Self::F16(_) => 2,
+        }
+    }
+}
+
+/// Some steps of the columns of a tile, for all rows.
 struct Part<'a> {
     rows: &'a Rows<'a>,
-    /// Into how many tiles the rows are cut.
-    tiles: usize,
     strip: Range<usize>,
-    w: Columns<'a>,
-    /// How far behind the columns lies what comes next, in elements.
-    next: usize,
+    w: Columns,
     /// Where the products of the first row with these columns are written, and elements from one row to the next.
     out: *mut f32,
     line: usize,
-    /// How many of the columns there are.
-    valid: usize,
 }
 
 impl Part<'_> {
-    /// All tiles, each of which asks for what comes behind `A` columns.
+    /// All tiles, each of which asks for as much as `A` of the columns.
     ///
     /// # Safety
     /// As [`block`].
     #[inline(always)]
-    unsafe fn run<S: Simd, const A: usize>(&self) {
-        let count = self.rows.x.len() / self.rows.steps;
-        for tile in 0..self.tiles {
-            // Tiles of equal height, as far as that goes.
-            let (start, end) = (tile * count / self.tiles, (tile + 1) * count / self.tiles);
-            let ahead = Ahead::<A> { elements: self.next, first: tile * A };
+    unsafe fn run<S: Simd, const A: usize>(&self, tiles: impl Iterator<Item = Range<usize>>) {
+        let share = A * self.strip.len() * self.w.start.element_bytes();
+        for (tile, rows) in tiles.enumerate() {
+            let ahead = Ahead::<A>(self.w.ahead.wrapping_add(tile % (TILE_COLUMNS / A) * share));
             // SAFETY: as above.
             unsafe {
-                match end - start {
-                    1 => self.tile::<S, 1, A>(start, ahead),
-                    2 => self.tile::<S, 2, A>(start, ahead),
-                    3 => self.tile::<S, 3, A>(start, ahead),
-                    4 => self.tile::<S, 4, A>(start, ahead),
-                    5 => self.tile::<S, 5, A>(start, ahead),
-                    _ => self.tile::<S, TILE_ROWS, A>(start, ahead),
+                match rows.len() {
+                    1 => self.tile::<S, 1, TILE_COLUMNS, A>(rows.start, ahead),
+                    2 => self.tile::<S, 2, TILE_COLUMNS, A>(rows.start, ahead),
+                    3 => self.tile::<S, 3, TILE_COLUMNS, A>(rows.start, ahead),
+                    4 => self.tile::<S, 4, TILE_COLUMNS, A>(rows.start, ahead),
+                    5 => self.tile::<S, 5, TILE_COLUMNS, A>(rows.start, ahead),
+                    _ => self.tile::<S, TILE_ROWS, TILE_COLUMNS, A>(rows.start, ahead),
                 }
             }
         }
     }
 
-    /// A tile of `R` rows from `start` on: writes its products, or adds them to those of the steps before.
+    /// A tall tile of all rows.
     ///
     /// # Safety
     /// As [`block`].
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const A: usize>(&self, start: usize, ahead: Ahead<A>) {
-        let Self { rows, ref strip, w, out, line, valid, .. } = *self;
-        let x = || -> [&[f32]; R] { std::array::from_fn(|r| &rows.x[(start + r) * rows.steps..][strip.clone()]) };
-        let totals = match (w, &rows.pairs) {
-            // SAFETY: the processor can, or there would be no such rows.
-            (Columns::Bf16(w), Some(pairs)) => unsafe {
-                pairs::tile(&std::array::from_fn(|r| pairs.row(start + r, strip.start)), &w, ahead)
-            },
-            (Columns::F32(w), _) if !avx512::available() => tile::<S, R>(&x(), &w),
-            // SAFETY: the processor can; columns of 16 bits are made only then.
-            (Columns::F32(w), _) => unsafe { avx512::tile(&x(), &w, ahead) },
-            // SAFETY: as above.
-            (Columns::Bf16(w), None) => unsafe { avx512::tile(&x(), &w, ahead) },
-            // SAFETY: as above.
-            (Columns::F16(w), _) => unsafe { avx512::tile(&x(), &w, ahead) },
-        };
-        for (r, totals) in totals.iter().enumerate() {
-            // SAFETY: as above; what was written before is there.
-            unsafe {
-                let to = out.add((start + r) * line);
-                if strip.start > 0 {
-                    (0..valid).for_each(|i| *to.add(i) += totals[i]);
-                } else if valid == TILE_COLUMNS {
-                    to.copy_from_nonoverlapping(totals.as_ptr(), TILE_COLUMNS);
-                } else {
-                    to.copy_from_nonoverlapping(totals.as_ptr(), valid);
+    unsafe fn run_tall<S: Simd>(&self, rows: usize) {
+        let ahead = Ahead::<TALL_COLUMNS>(self.w.ahead);
+        // SAFETY: as above.
+        unsafe {
+            match rows {
+                7 => self.tile::<S, 7, TALL_COLUMNS, TALL_COLUMNS>(0, ahead),
+                _ => self.tile::<S, TALL_ROWS, TALL_COLUMNS, TALL_COLUMNS>(0, ahead),
+            }
+        }
+    }
+
+    /// A tile of `R` rows from `first` on, and `C` columns: writes its products, or adds them to those of the steps before.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const C: usize, const A: usize>(&self, first: usize, ahead: Ahead<A>) {
+        let Self { rows, ref strip, w, out, line } = *self;
+        let x = &rows.x[first * rows.steps + strip.start..(first + R - 1) * rows.steps + strip.end];
+        let x = Lines { start: x.as_ptr(), stride: rows.steps };
+        let steps = strip.len();
+        let sums = Sums { to: out.wrapping_add(first * line), line, add: strip.start > 0 };
+        // SAFETY: rows and columns have these steps. The processor can, where columns of 16 bits and pairs were made.
+        unsafe {
+            match (w.start, &rows.pairs) {
+                (Start::Bf16(start), Some(pairs)) => {
+                    let x = Lines { start: pairs.row(first, strip.start).as_ptr(), stride: pairs.stride() };
+                    pairs::tile::<R, C, A>(x, Lines { start, stride: w.stride }, steps, ahead, sums);
+                }
+                (Start::F32(start), _) if !avx512::available() => {
+                    tile::<S, R, C>(x, Lines { start, stride: w.stride }, steps, sums);
+                }
+                (Start::F32(start), _) => {
+                    avx512::tile::<_, R, C, A>(x, Lines { start, stride: w.stride }, steps, ahead, sums);
+                }
+                (Start::Bf16(start), None) => {
+                    avx512::tile::<_, R, C, A>(x, Lines { start, stride: w.stride }, steps, ahead, sums);
+                }
+                (Start::F16(start), _) => {
+                    avx512::tile::<_, R, C, A>(x, Lines { start, stride: w.stride }, steps, ahead, sums);
                 }
             }
         }
     }
 }
 
-/// One row: each column in turn, so that the weight is one stream from memory. Says whether it knows the weight.
-///
-/// # Safety
-/// As [`block`].
-#[inline(always)]
-unsafe fn stream<S: Simd>(rows: &Rows<'_>, weight: Weight<'_>, columns: Range<usize>, out: *mut f32) -> bool {
-    let &Rows { x, steps, ref apart, ref pairs } = rows;
-    for (i, column) in columns.enumerate() {
-        let at = column * steps..(column + 1) * steps;
-        let total = match (weight, pairs, apart) {
-            (Weight::F32(w), ..) => line::<S>(x, &w[at]),
-            // SAFETY: the processor can, or there would be no such row.
-            (Weight::Bf16(w), Some(pairs), _) => unsafe { pairs::line(pairs.row(0, 0), &w[at]) },
-            // SAFETY: as above.
-            (Weight::Bf16(w), None, Some(apart)) => unsafe { avx512::line_of_pairs(apart, &w[at]) },
-            // SAFETY: the processor can, as the guard says.
-            (Weight::F16(w), ..) if avx512::available() => unsafe { avx512::line(x, &w[at]) },
-            _ => return false,
-        };
-        // SAFETY: as above.
-        unsafe { out.add(i).write(total) };
+/// Rows or columns of a tile.
+#[derive(Clone, Copy)]
+pub struct Lines<T> {
+    start: *const T,
+    /// Elements from one to the next.
+    stride: usize,
+}
+
+impl<T> Lines<T> {
+    /// An element of a line.
+    #[inline(always)]
+    pub fn at(&self, line: usize, element: usize) -> *const T {
+        self.start.wrapping_add(line * self.stride + element)
     }
-    true
+}
+
+/// Where the products of a tile are written, or added.
+#[derive(Clone, Copy)]
+pub struct Sums {
+    to: *mut f32,
+    /// Elements from one row to the next.
+    line: usize,
+    add: bool,
+}
+
+impl Sums {
+    /// The products of a row.
+    ///
+    /// # Safety
+    /// The row is valid for the columns, and nothing else refers to them.
+    #[inline(always)]
+    pub unsafe fn write<const C: usize>(self, row: usize, totals: [f32; C]) {
+        // SAFETY: as above; what is added to was written.
+        unsafe {
+            let to = self.to.add(row * self.line).cast::<[f32; C]>();
+            if self.add {
+                let before = to.read_unaligned();
+                to.write_unaligned(std::array::from_fn(|i| before[i] + totals[i]));
+            } else {
+                to.write_unaligned(totals);
+            }
+        }
+    }
 }
 
 /// The dot product of two slices of one length.
@@ -239,62 +404,25 @@ fn line<S: Simd>(x: &[f32], w: &[f32]) -> f32 {
 /// Vectors of a line that are computed together.
 const LINE_VECTORS: usize = 4;
 
-/// Whether tiles read a weight where it lies.
-#[inline(always)]
-fn as_they_are(weight: Weight<'_>) -> bool {
-    match weight {
-        Weight::F32(_) => true,
-        Weight::Bf16(_) | Weight::F16(_) => avx512::available(),
-        Weight::Quantized(_) => false,
-    }
-}
+/// What a tile asks for while it computes: as many bytes as `A` of its columns have, one after the other. Memory is read in
+/// its order, whatever the order in which they are needed: several streams at a time take twice as long.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead<const A: usize>(*const u8);
 
-/// The columns from `first` on, of which `valid` exist; the last one is repeated.
-#[inline(always)]
-fn strip_of<'a>(
-    weight: Weight<'a>,
-    steps: usize,
-    first: usize,
-    valid: usize,
-    strip: Range<usize>,
-    widened: &'a mut [f32],
-) -> Columns<'a> {
-    let column = |i: usize| first + i.min(valid - 1);
-    let at = |i: usize| column(i) * steps + strip.start..column(i) * steps + strip.end;
-    match weight {
-        Weight::F32(w) => Columns::F32([&w[at(0)], &w[at(1)], &w[at(2)], &w[at(3)]]),
-        Weight::Bf16(w) if as_they_are(weight) => Columns::Bf16([&w[at(0)], &w[at(1)], &w[at(2)], &w[at(3)]]),
-        Weight::F16(w) if as_they_are(weight) => Columns::F16([&w[at(0)], &w[at(1)], &w[at(2)], &w[at(3)]]),
-        _ => {
-            for (i, widened) in widened.chunks_exact_mut(STRIP).enumerate() {
-                weight.widen(column(i), steps, strip.clone(), widened);
-            }
-            let widened = &*widened;
-            Columns::F32(std::array::from_fn(|i| &widened[i * STRIP..][..strip.len()]))
-        }
+impl Ahead<0> {
+    pub fn nothing() -> Self {
+        Self(std::ptr::null())
     }
-}
-
-/// What a tile asks for while it computes: what lies so many elements behind `A` of its columns.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ahead<const A: usize> {
-    elements: usize,
-    /// The first of these columns.
-    first: usize,
 }
 
 impl<const A: usize> Ahead<A> {
-    /// Where the columns begin that are asked for.
+    /// Asks for what belongs to the `vector` bytes from the byte `at` of each column on.
     #[inline(always)]
-    pub fn of<T>(self, w: &[&[T]; TILE_COLUMNS]) -> [*const T; A] {
-        std::array::from_fn(|i| w[(self.first + i) % TILE_COLUMNS].as_ptr().wrapping_add(self.elements))
+    pub fn ask(self, at: usize, vector: usize) {
+        for line in (0..A * vector).step_by(64) {
+            prefetch(self.0.wrapping_add(A * at + line).cast());
+        }
     }
-}
-
-/// Asks for step `k` of columns.
-#[inline(always)]
-pub fn ask<T, const A: usize>(columns: &[*const T; A], k: usize) {
-    columns.iter().for_each(|column| prefetch(column.wrapping_add(k).cast()));
 }
 
 /// The dot products of `R` rows of `x` with `count` columns that lie `step` elements apart: those of row `r` are
@@ -312,49 +440,55 @@ pub unsafe fn columns<S: Simd, const R: usize>(
     line: usize,
 ) {
     let length = x.len() / R;
-    let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * length..(r + 1) * length]);
-    for first in (0..count).step_by(TILE_COLUMNS) {
-        let valid = TILE_COLUMNS.min(count - first);
-        let column = |i: usize| start.wrapping_add((first + i.min(valid - 1)) * step);
+    let tiled = count / TILE_COLUMNS * TILE_COLUMNS;
+    assert!(out.len() >= (R - 1) * line + count, "room for the products");
+    for first in (0..tiled).step_by(TILE_COLUMNS) {
+        let x = Lines { start: x.as_ptr(), stride: length };
+        let w = Lines { start: start.wrapping_add(first * step), stride: step };
+        let sums = Sums { to: out[first..].as_mut_ptr(), line, add: false };
+        // SAFETY: as above; there is room for the products.
+        unsafe {
+            match avx512::available() {
+                true => avx512::tile::<_, R, TILE_COLUMNS, 0>(x, w, length, Ahead::nothing(), sums),
+                false => tile::<S, R, TILE_COLUMNS>(x, w, length, sums),
+            }
+        }
+    }
+    for column in tiled..count {
         // SAFETY: as above.
-        let w = std::array::from_fn(|i| unsafe { std::slice::from_raw_parts(column(i), length) });
-        let totals = match avx512::available() {
-            // SAFETY: the processor can.
-            true => unsafe { avx512::tile(&x, &w, Ahead::<0>::default()) },
-            false => tile::<S, R>(&x, &w),
-        };
-        for (r, totals) in totals.iter().enumerate() {
-            out[r * line + first..][..valid].copy_from_slice(&totals[..valid]);
+        let w = unsafe { std::slice::from_raw_parts(start.wrapping_add(column * step), length) };
+        for r in 0..R {
+            out[r * line + column] = self::line::<S>(&x[r * length..(r + 1) * length], w);
         }
     }
 }
 
-/// The dot products of `R` rows with the columns of a tile, all of one length.
+/// A tile of `R` rows and `C` columns.
+///
+/// # Safety
+/// Rows and columns are valid for `steps` elements, `sums` for the products of all rows.
 #[inline(always)]
-fn tile<S: Simd, const R: usize>(x: &[&[f32]; R], w: &[&[f32]; TILE_COLUMNS]) -> [[f32; TILE_COLUMNS]; R] {
+unsafe fn tile<S: Simd, const R: usize, const C: usize>(x: Lines<f32>, w: Lines<f32>, steps: usize, sums: Sums) {
     let lanes = <f32 as Scalar>::lanes::<S>();
-    let length = w[0].len();
-    let mut sums: [[Vector<S, f32>; TILE_COLUMNS]; R] = [[0f32.splat(); TILE_COLUMNS]; R];
-    let whole = length / lanes * lanes;
-    for k in (0..whole).step_by(lanes) {
-        // SAFETY: all slices have `length` elements.
-        unsafe {
-            let w: [Vector<S, f32>; TILE_COLUMNS] = std::array::from_fn(|i| f32::vload_unaligned(w[i].as_ptr().add(k)));
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x: Vector<S, f32> = f32::vload_unaligned(x.as_ptr().add(k));
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = x.mul_add(w, *sum);
+    let mut totals: [[Vector<S, f32>; C]; R] = [[0f32.splat(); C]; R];
+    let whole = steps / lanes * lanes;
+    // SAFETY: as above.
+    unsafe {
+        for k in (0..whole).step_by(lanes) {
+            let w: [Vector<S, f32>; C] = std::array::from_fn(|i| f32::vload_unaligned(w.at(i, k)));
+            for (r, totals) in totals.iter_mut().enumerate() {
+                let x: Vector<S, f32> = f32::vload_unaligned(x.at(r, k));
+                for (total, w) in totals.iter_mut().zip(w) {
+                    *total = x.mul_add(w, *total);
                 }
             }
         }
-    }
-    let mut totals = [[0f32; TILE_COLUMNS]; R];
-    for ((totals, sums), x) in totals.iter_mut().zip(sums).zip(x) {
-        for ((total, sum), w) in totals.iter_mut().zip(sums).zip(w) {
-            *total = sum.reduce_add() + (whole..length).map(|k| x[k] * w[k]).sum::<f32>();
+        for (r, totals) in totals.into_iter().enumerate() {
+            let rest = |i: usize| (whole..steps).map(|k| *x.at(r, k) * *w.at(i, k)).sum::<f32>();
+            let mut i = 0..;
+            sums.write(r, totals.map(|total| total.reduce_add() + i.next().map_or(0.0, rest)));
         }
     }
-    totals
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -363,7 +497,7 @@ mod avx512;
 /// Processors without AVX-512 have none of its kernels.
 #[cfg(not(target_arch = "x86_64"))]
 mod avx512 {
-    use super::{Ahead, TILE_COLUMNS};
+    use super::{Ahead, Lines, Sums};
 
     pub fn available() -> bool {
         false
@@ -381,11 +515,13 @@ mod avx512 {
         unreachable!("not available")
     }
 
-    pub unsafe fn tile<T, const R: usize, const A: usize>(
-        _: &[&[f32]; R],
-        _: &[&[T]; TILE_COLUMNS],
+    pub unsafe fn tile<T, const R: usize, const C: usize, const A: usize>(
+        _: Lines<f32>,
+        _: Lines<T>,
+        _: usize,
         _: Ahead<A>,
-    ) -> [[f32; TILE_COLUMNS]; R] {
+        _: Sums,
+    ) {
         unreachable!("not available")
     }
 }

@@ -100,9 +100,13 @@ pub unsafe fn product_with<S: Simd, const MORE: bool>(
 }
 
 /// The rows of tiles of equal height, as far as that goes.
-pub fn tiles(rows: usize) -> impl Iterator<Item = Range<usize>> {
+pub fn tiles(rows: usize) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
     let tiles = rows.div_ceil(ROWS);
-    (0..tiles).map(move |tile| tile * rows / tiles..(tile + 1) * rows / tiles)
+    let (height, higher) = (rows / tiles.max(1), rows % tiles.max(1));
+    (0..tiles).map(move |tile| {
+        let start = tile * height + tile.min(higher);
+        start..start + height + usize::from(tile < higher)
+    })
 }
 
 /// Some rows, and a panel.

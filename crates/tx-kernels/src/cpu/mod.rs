@@ -9,9 +9,9 @@
 //! | `tile.rs` | the register tile of all products of f32 |
 //! | `panels.rs` | rearranging rows for it |
 //! | `product.rs` | products with weights of every dtype |
+//! | `dots.rs` | products with few rows |
 //! | `lanes.rs` | products with the columns of the result in the lanes |
 //! | `conv.rs` | convolutions |
-//! | `dots.rs` | the same for few rows |
 //! | `pairs.rs` | products with bf16 weights by AVX512-BF16 |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |

@@ -21,6 +21,11 @@ impl Rows {
     pub fn row(&self, row: usize, from: usize) -> &[u32] {
         &self.pairs[row * self.stride + from / 2..(row + 1) * self.stride]
     }
+
+    /// Pairs from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +41,7 @@ mod x86 {
 
     use super::Rows;
     use crate::Pointwise;
-    use crate::cpu::dots::{Ahead, TILE_COLUMNS, ask, reduce};
+    use crate::cpu::dots::{Ahead, Lines, Sums, reduce};
     use crate::cpu::lanes::{self, PANEL, ROWS};
     use crate::cpu::product::{Factor, STRIP, Weight, row_groups, turned_blocks};
     use crate::cpu::threads::parallel;
@@ -144,39 +149,68 @@ mod x86 {
         _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
     }
 
-    /// The dot products of `R` rows with the columns of a tile, all of one length.
+    /// A tile of `R` rows and `C` columns.
     ///
     /// # Safety
-    /// The processor is [`available`]; rows have as many elements as columns, and zeros after them.
+    /// The processor is [`available`]; columns are valid for `steps` elements, rows as well, and zeros after them; `sums` is
+    /// valid for the products of all rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub unsafe fn tile<const R: usize, const A: usize>(
-        x: &[&[u32]; R],
-        w: &[&[bf16]; TILE_COLUMNS],
+    pub unsafe fn tile<const R: usize, const C: usize, const A: usize>(
+        x: Lines<u32>,
+        w: Lines<bf16>,
+        steps: usize,
         ahead: Ahead<A>,
-    ) -> [[f32; TILE_COLUMNS]; R] {
-        let whole = w[0].len() / ELEMENTS * ELEMENTS;
-        let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
-        let mut add = |k: usize, w: [__m512bh; TILE_COLUMNS]| {
-            for (sums, x) in sums.iter_mut().zip(x) {
-                // SAFETY: the row has these elements.
-                let x = unsafe { load(x.as_ptr().add(k / 2)) };
-                for (sum, &w) in sums.iter_mut().zip(&w) {
-                    *sum = _mm512_dpbf16_ps(*sum, x, w);
-                }
+        sums: Sums,
+    ) {
+        let whole = steps / ELEMENTS * ELEMENTS;
+        let mut totals = [[_mm512_setzero_ps(); C]; R];
+        let x: [*const u32; R] = std::array::from_fn(|r| x.at(r, 0));
+        let w: [*const bf16; C] = std::array::from_fn(|i| w.at(i, 0));
+        // SAFETY: all columns have these steps, of which `whole` are a part.
+        unsafe {
+            for k in (0..whole).step_by(ELEMENTS) {
+                ahead.ask(2 * k, 2 * ELEMENTS);
+                add(&mut totals, &x, k, w.map(|w| load(w.wrapping_add(k))));
             }
-        };
-        let ahead = ahead.of(w);
-        for k in (0..whole).step_by(ELEMENTS) {
-            ask(&ahead, k);
-            // SAFETY: all columns have one length, of which `whole` is a part.
-            add(k, std::array::from_fn(|i| unsafe { load(w[i].as_ptr().add(k)) }));
+            if whole < steps {
+                let rest = |w: *const bf16| std::slice::from_raw_parts(w.wrapping_add(whole), steps - whole);
+                add(&mut totals, &x, whole, w.map(|w| load_rest(rest(w))));
+            }
+            for (r, totals) in totals.iter().enumerate() {
+                sums.write(r, reduce(totals));
+            }
         }
-        if whole < w[0].len() {
-            // SAFETY: the processor can.
-            add(whole, std::array::from_fn(|i| unsafe { load_rest(&w[i][whole..]) }));
+    }
+
+    /// Adds the products of a vector of each row, from the step `k` on, with vectors of columns.
+    ///
+    /// # Safety
+    /// The processor is [`available`], and the rows are valid for these vectors.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn add<const R: usize, const C: usize>(
+        totals: &mut [[__m512; C]; R],
+        x: &[*const u32; R],
+        k: usize,
+        w: [__m512bh; C],
+    ) {
+        for (totals, x) in totals.iter_mut().zip(x) {
+            // SAFETY: as above.
+            let x = unsafe { load(in_turn(x.wrapping_add(k / 2))) };
+            for (total, &w) in totals.iter_mut().zip(&w) {
+                *total = _mm512_dpbf16_ps(*total, x, w);
+            }
         }
-        // SAFETY: as above.
-        std::array::from_fn(|r| unsafe { reduce(&sums[r]) })
+    }
+
+    /// The same address, from which nothing is read before this: the compiler would load vectors of all rows of a tile at once
+    /// otherwise, and move sums out of registers for them.
+    #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read there")]
+    fn in_turn<T>(mut address: *const T) -> *const T {
+        // SAFETY: it does nothing.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) address, options(nomem, nostack, preserves_flags)) };
+        address
     }
 
     /// The products of many rows with bf16 factors: blocks of the weights are turned.
@@ -327,7 +361,7 @@ mod other {
 
     use super::Rows;
     use crate::Pointwise;
-    use crate::cpu::dots::{Ahead, TILE_COLUMNS};
+    use crate::cpu::dots::{Ahead, Lines, Sums};
     use crate::cpu::product::Factor;
 
     pub fn available() -> bool {
@@ -344,11 +378,13 @@ mod other {
         unreachable!("not available")
     }
 
-    pub unsafe fn tile<const R: usize, const A: usize>(
-        _: &[&[u32]; R],
-        _: &[&[bf16]; TILE_COLUMNS],
+    pub unsafe fn tile<const R: usize, const C: usize, const A: usize>(
+        _: Lines<u32>,
+        _: Lines<bf16>,
+        _: usize,
         _: Ahead<A>,
-    ) -> [[f32; TILE_COLUMNS]; R] {
+        _: Sums,
+    ) {
         unreachable!("not available")
     }
 

@@ -43,7 +43,7 @@ const WIDE_ROWS: usize = 704;
 pub const STRIP: usize = 1536;
 
 /// Columns that a thread multiplies with few rows, at least.
-const LEAST_COLUMNS: usize = 8;
+const LEAST_COLUMNS: usize = dots::WHOLE_TILES;
 
 /// A weight matrix `[columns, steps]` as it is stored.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Ahead, LINE_VECTORS, TILE_COLUMNS, ask};
+use super::{Ahead, LINE_VECTORS, Lines, Sums};
 use crate::cpu::tile::next_page;
 
 /// Elements of a vector.
@@ -155,48 +155,47 @@ fn rest<T: Widen>(x: &[f32], w: &[T]) -> f32 {
 /// See [`super::tile`].
 ///
 /// # Safety
-/// The processor is [`available`].
+/// As [`super::tile`], and the processor is [`available`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn tile<T: Widen, const R: usize, const A: usize>(
-    x: &[&[f32]; R],
-    w: &[&[T]; TILE_COLUMNS],
+pub unsafe fn tile<T: Widen, const R: usize, const C: usize, const A: usize>(
+    x: Lines<f32>,
+    w: Lines<T>,
+    steps: usize,
     ahead: Ahead<A>,
-) -> [[f32; TILE_COLUMNS]; R] {
-    let whole = w[0].len() / LANES * LANES;
-    let mut sums = [[_mm512_setzero_ps(); TILE_COLUMNS]; R];
-    let ahead = ahead.of(w);
-    for k in (0..whole).step_by(LANES) {
-        ask(&ahead, k);
-        // SAFETY: all slices have one length, of which `whole` is a part.
-        unsafe {
-            let w: [__m512; TILE_COLUMNS] = std::array::from_fn(|i| T::widen(w[i].as_ptr().add(k)));
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x = _mm512_loadu_ps(x.as_ptr().add(k));
-                for (sum, &w) in sums.iter_mut().zip(&w) {
-                    *sum = _mm512_fmadd_ps(x, w, *sum);
+    sums: Sums,
+) {
+    let whole = steps / LANES * LANES;
+    let mut totals = [[_mm512_setzero_ps(); C]; R];
+    // SAFETY: all rows and columns have these steps, of which `whole` are a part.
+    unsafe {
+        for k in (0..whole).step_by(LANES) {
+            ahead.ask(k * size_of::<T>(), LANES * size_of::<T>());
+            let w: [__m512; C] = std::array::from_fn(|i| T::widen(w.at(i, k)));
+            for (r, totals) in totals.iter_mut().enumerate() {
+                let x = _mm512_loadu_ps(x.at(r, k));
+                for (total, &w) in totals.iter_mut().zip(&w) {
+                    *total = _mm512_fmadd_ps(x, w, *total);
                 }
             }
         }
-    }
-    let mut totals = [[0f32; TILE_COLUMNS]; R];
-    for ((totals, sums), x) in totals.iter_mut().zip(&sums).zip(x) {
-        // SAFETY: the processor can.
-        *totals = unsafe { reduce(sums) };
-        if whole < x.len() {
-            totals.iter_mut().zip(w).for_each(|(total, w)| *total += rest(&x[whole..], &w[whole..]));
+        for (r, totals) in totals.iter().enumerate() {
+            let mut totals = reduce(totals);
+            for k in whole..steps {
+                totals.iter_mut().enumerate().for_each(|(i, total)| *total += *x.at(r, k) * (*w.at(i, k)).to_f32());
+            }
+            sums.write(r, totals);
         }
     }
-    totals
 }
 
-/// The sums of the lanes of four vectors.
+/// The sums of the lanes of each of `C` vectors, at most four.
 ///
 /// # Safety
 /// The processor is [`available`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn reduce(sums: &[__m512; TILE_COLUMNS]) -> [f32; TILE_COLUMNS] {
-    let &[a, b, c, d] = sums;
+pub unsafe fn reduce<const C: usize>(sums: &[__m512; C]) -> [f32; C] {
+    let [a, b, c, d] = std::array::from_fn(|i| sums[i.min(C - 1)]);
     let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
@@ -206,8 +205,8 @@ pub unsafe fn reduce(sums: &[__m512; TILE_COLUMNS]) -> [f32; TILE_COLUMNS] {
         _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(all))),
     );
     let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-    let mut totals = [0f32; TILE_COLUMNS];
+    let mut totals = [0f32; 4];
     // SAFETY: four elements.
     unsafe { _mm_storeu_ps(totals.as_mut_ptr(), sums) };
-    totals
+    std::array::from_fn(|i| totals[i])
 }
