@@ -6,8 +6,8 @@ use std::time::Instant;
 use macerator::{Scalar, Simd, Vector, WithSimd};
 use rayon::prelude::*;
 
-use crate::cpu::rows;
 use crate::cpu::tile::Shape;
+use crate::cpu::{amx, pairs, rows};
 use crate::memory::prefer_large_pages;
 
 /// Runs of each measurement; the best one counts.
@@ -15,6 +15,9 @@ const RUNS: usize = 5;
 
 /// Steps of [`fused_multiply_adds`].
 const STEPS: usize = 2_000_000;
+
+/// Steps of [`bf16_peak`].
+const BF16_STEPS: usize = 500_000;
 
 /// Floating-point operations per second of fused multiply-adds in f32, on `threads` threads of the pool.
 pub fn matrix_peak(threads: usize) -> f64 {
@@ -31,6 +34,18 @@ pub fn fused_multiply_adds(threads: usize) {
     (0..threads).into_par_iter().with_max_len(1).for_each(|i| {
         black_box(macerator::AutoArch::new().dispatch(Chains { start: i as f32 }));
     });
+}
+
+/// Operations per second of products of bf16 with AMX or AVX512-BF16, or of f32 where both are missing.
+pub fn bf16_peak(threads: usize) -> f64 {
+    let multiply = match (amx::available(), pairs::available()) {
+        (true, _) => amx::multiply_zeros,
+        (_, true) => pairs::multiply_zeros,
+        _ => return matrix_peak(threads),
+    };
+    // SAFETY: the processor can.
+    let run = || (0..threads).into_par_iter().with_max_len(1).map(|_| unsafe { multiply(BF16_STEPS) }).sum::<usize>();
+    black_box(run()) as f64 / best(|| _ = black_box(run()))
 }
 
 /// Operations per second of products of bytes with VNNI, or of f32 where it is missing.

@@ -13,10 +13,31 @@ use tx_core::config::read_json;
 pub struct Ceilings {
     /// Operations on f32 per second; a fused multiplication and addition counts as two.
     pub matrix_peak: f64,
+    /// Operations on bf16 per second.
+    pub bf16_peak: f64,
     /// Operations on int8 per second.
     pub int8_peak: f64,
     /// Bytes per second from main memory.
     pub stream_bandwidth: f64,
+}
+
+/// What weights are, and with that what they are multiplied in.
+#[derive(Clone, Copy, Default)]
+pub enum Weights {
+    #[default]
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl Weights {
+    fn bytes(self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::Bf16 => 2.0,
+            Self::Int8 => 1.0,
+        }
+    }
 }
 
 /// What a model has to do.
@@ -28,8 +49,7 @@ pub struct Cost {
     attention: f64,
     /// What is read at least: the weights of these, and keys and values that were kept.
     bytes: f64,
-    /// Whether the weights are int8. Others are multiplied in f32.
-    int8: bool,
+    weights: Weights,
     /// How many tokens go through the model, if what it takes is tokens.
     pub tokens: Option<usize>,
 }
@@ -47,7 +67,7 @@ pub struct Bound {
 impl Cost {
     /// The cost of one pass of BERT over sequences of these lengths, in tokens, without any padding. Embeddings, norms
     /// and the pooler are left out.
-    pub fn encoder(model: &Path, lengths: &[usize], int8: bool) -> Result<Self> {
+    pub fn encoder(model: &Path, lengths: &[usize], of: Weights) -> Result<Self> {
         let [hidden, intermediate, layers] = sizes(model, ["hidden_size", "intermediate_size", "num_hidden_layers"])?;
         // Queries, keys, values and output; up and down.
         let weights = layers * (4.0 * hidden * hidden + 2.0 * hidden * intermediate);
@@ -56,8 +76,8 @@ impl Cost {
         Ok(Self {
             linear: 2.0 * weights * tokens as f64,
             attention: 2.0 * 2.0 * pairs * hidden * layers,
-            bytes: weights * if int8 { 1.0 } else { 4.0 },
-            int8,
+            bytes: weights * of.bytes(),
+            weights: of,
             tokens: Some(tokens),
         })
     }
@@ -65,7 +85,7 @@ impl Cost {
     /// The cost of passes of LLaMA over some sequences at once: for each pass, how many tokens of a sequence are in the
     /// cache, which keeps f32, and how many are new, of which the last one gets scores. The embedding, whose rows are
     /// looked up, counts as the head that shares it.
-    pub fn decoder(model: &Path, batch: usize, passes: &[(usize, usize)], bytes_per_weight: f64) -> Result<Self> {
+    pub fn decoder(model: &Path, batch: usize, passes: &[(usize, usize)], of: Weights) -> Result<Self> {
         let [hidden, intermediate, layers, vocab] =
             sizes(model, ["hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"])?;
         let [heads, kv_heads] = sizes(model, ["num_attention_heads", "num_key_value_heads"])?;
@@ -74,14 +94,14 @@ impl Cost {
         let weights = layers * (2.0 * hidden * hidden + 2.0 * hidden * kv + 3.0 * hidden * intermediate);
         let head = vocab * hidden;
         let tokens = passes.iter().map(|&(_, new)| batch * new).sum();
-        let (mut cost, rows) = (Self { tokens: Some(tokens), ..Self::default() }, batch as f64);
+        let (mut cost, rows) = (Self { weights: of, tokens: Some(tokens), ..Self::default() }, batch as f64);
         for &(seen, new) in passes {
             let (seen, new) = (seen as f64, new as f64);
             // A token sees those before it and itself.
             let pairs = new * seen + new * (new + 1.0) / 2.0;
             cost.linear += 2.0 * rows * (weights * new + head);
             cost.attention += 2.0 * 2.0 * rows * pairs * hidden * layers;
-            cost.bytes += (weights + head) * bytes_per_weight + rows * seen * 2.0 * kv * layers * 4.0;
+            cost.bytes += (weights + head) * of.bytes() + rows * seen * 2.0 * kv * layers * 4.0;
         }
         Ok(cost)
     }
@@ -93,15 +113,19 @@ impl Cost {
 
     /// The cost of an update of adapters on LLaMA: scores for every token, and gradients of what layers get, but of no
     /// weight. The adapters themselves are left out.
-    pub fn decoder_with_adapters(model: &Path, batch: usize, seq: usize, bytes_per_weight: f64) -> Result<Self> {
+    pub fn decoder_with_adapters(model: &Path, batch: usize, seq: usize, of: Weights) -> Result<Self> {
         let [hidden, vocab] = sizes(model, ["hidden_size", "vocab_size"])?;
-        let cost = Self::decoder(model, batch, &[(0, seq)], bytes_per_weight)?;
+        let cost = Self::decoder(model, batch, &[(0, seq)], of)?;
         let linear = cost.linear + 2.0 * (batch * (seq - 1)) as f64 * hidden * vocab;
         Ok(Self { linear: 2.0 * linear, attention: 3.0 * cost.attention, ..cost })
     }
 
     pub fn bound(&self, ceilings: &Ceilings) -> Bound {
-        let linear_peak = if self.int8 { ceilings.int8_peak } else { ceilings.matrix_peak };
+        let linear_peak = match self.weights {
+            Weights::F32 => ceilings.matrix_peak,
+            Weights::Bf16 => ceilings.bf16_peak,
+            Weights::Int8 => ceilings.int8_peak,
+        };
         let compute = self.linear / linear_peak + self.attention / ceilings.matrix_peak;
         let stream = self.bytes / ceilings.stream_bandwidth;
         let (seconds, by) = if compute >= stream { (compute, "operations") } else { (stream, "bytes") };
@@ -130,16 +154,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 3}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let cost = Cost::encoder(folder.path(), &[5, 1], true).unwrap();
+        let cost = Cost::encoder(folder.path(), &[5, 1], Weights::Int8).unwrap();
         // 3 · (4·4 + 2·16) weights, 6 tokens, 26 pairs.
         assert_eq!((cost.linear, cost.attention, cost.bytes, cost.tokens), (1728.0, 624.0, 144.0, Some(6)));
-        let ceilings = Ceilings { matrix_peak: 624.0, int8_peak: 1728.0, stream_bandwidth: 100.0 };
+        let ceilings = Ceilings { matrix_peak: 624.0, bf16_peak: 1e9, int8_peak: 1728.0, stream_bandwidth: 100.0 };
         let bound = cost.bound(&ceilings);
         assert_eq!((bound.seconds, bound.by), (2.0, "operations"));
         let bound = cost.bound(&Ceilings { stream_bandwidth: 48.0, ..ceilings });
         assert_eq!((bound.seconds, bound.by), (3.0, "bytes"));
-        assert!(Cost::encoder(Path::new("nowhere"), &[1], false).is_err());
-        let error = Cost::decoder(folder.path(), 1, &[(0, 1)], 4.0).err().unwrap().to_string();
+        assert!(Cost::encoder(Path::new("nowhere"), &[1], Weights::F32).is_err());
+        let error = Cost::decoder(folder.path(), 1, &[(0, 1)], Weights::F32).err().unwrap().to_string();
         assert!(error.contains("`vocab_size` is not a number"), "{error}");
     }
 
@@ -150,9 +174,9 @@ mod tests {
             "num_attention_heads": 2, "num_key_value_heads": 1}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         // 3 · (2·16 + 2·8 + 3·32) = 432 weights and 40 of the head; a token in the cache has 2·2·3 numbers.
-        let prompt = Cost::decoder(folder.path(), 1, &[(0, 5)], 2.0).unwrap();
+        let prompt = Cost::decoder(folder.path(), 1, &[(0, 5)], Weights::Bf16).unwrap();
         assert_eq!((prompt.linear, prompt.attention, prompt.bytes), (4400.0, 720.0, 944.0));
-        let steps = Cost::decoder(folder.path(), 8, &[(5, 1), (6, 1)], 2.0).unwrap();
+        let steps = Cost::decoder(folder.path(), 8, &[(5, 1), (6, 1)], Weights::Bf16).unwrap();
         assert_eq!((steps.linear, steps.attention, steps.bytes), (15104.0, 4992.0, 6112.0));
         assert_eq!((prompt.tokens, steps.tokens), (Some(5), Some(16)));
     }

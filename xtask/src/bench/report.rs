@@ -186,12 +186,13 @@ impl Report {
 
     /// The machine in one line.
     pub fn machine(&self) -> String {
-        let Ceilings { matrix_peak, int8_peak, stream_bandwidth } = self.ceilings;
+        let Ceilings { matrix_peak, bf16_peak, int8_peak, stream_bandwidth } = self.ceilings;
         format!(
-            "{}, threads: {}; at most {:.0} GFLOP/s in f32, {:.0} GOP/s in int8, {:.1} GB/s from memory",
+            "{}, threads: {}; at most {:.0} GFLOP/s in f32, {:.0} in bf16, {:.0} GOP/s in int8, {:.1} GB/s from memory",
             self.cpu,
             self.threads,
             matrix_peak / 1e9,
+            bf16_peak / 1e9,
             int8_peak / 1e9,
             stream_bandwidth / 1e9
         )
@@ -275,7 +276,7 @@ mod tests {
         let peer = PeerMeasured::new(&tx, peer, difference);
         assert_eq!((tx.median, peer.ratio, peer.side.median), (1.0, 2.0, 2.0));
         let bound = Bound { seconds: 0.25, by: "bytes", operations: 1.0, bytes: 1.0 };
-        let ceilings = Ceilings { matrix_peak: 1e9, int8_peak: 4e9, stream_bandwidth: 1e9 };
+        let ceilings = Ceilings { matrix_peak: 1e9, bf16_peak: 2e9, int8_peak: 4e9, stream_bandwidth: 1e9 };
         let mut report = Report::new(1, 3, ceilings);
         report.workloads.push(Measured::new("w", tx, Some(bound), vec![peer]));
         let text = report.to_string();

@@ -123,6 +123,7 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
 fn ceilings(threads: usize) -> Result<()> {
     let ceilings = Ceilings {
         matrix_peak: tx_kernels::ceilings::matrix_peak(threads),
+        bf16_peak: tx_kernels::ceilings::bf16_peak(threads),
         int8_peak: tx_kernels::ceilings::int8_peak(threads),
         stream_bandwidth: tx_kernels::ceilings::stream_bandwidth(threads),
     };

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::bound::Cost;
+use super::bound::{Cost, Weights};
 use super::inputs::{self, SENTENCE, gguf, minilm, onnx, synthetic};
 use super::media::Media;
 use super::report::Difference;
@@ -139,7 +139,7 @@ impl Workload {
                 let mut tx = setup.tx();
                 tx.arg("forward");
                 let tx = Worker::start(arguments(tx).args(int8.then_some("--int8")), output.clone())?;
-                let cost = Cost::encoder(&model, &tx.lengths, int8)?;
+                let cost = Cost::encoder(&model, &tx.lengths, if int8 { Weights::Int8 } else { Weights::F32 })?;
                 sides.push(Box::new(tx));
                 for peer in peers {
                     let mut command = match peer {
@@ -168,7 +168,7 @@ impl Workload {
                 let mut tx = setup.tx();
                 tx.arg("train");
                 let tx = Worker::start(&mut arguments(tx), output.clone())?;
-                let cost = Cost::encoder(&model, &tx.lengths, false)?.with_gradients();
+                let cost = Cost::encoder(&model, &tx.lengths, Weights::F32)?.with_gradients();
                 sides.push(Box::new(tx));
                 if peers.contains(&Peer::Torch) {
                     let mut command = arguments(setup.python("torch_train.py")?);
@@ -193,7 +193,7 @@ impl Workload {
                     command.args(["--threads", &setup.threads.to_string()]);
                     sides.push(Box::new(Worker::start(&mut command, output.clone())?));
                 }
-                Some(Cost::decoder_with_adapters(&model, batch, seq, if bf16 { 2.0 } else { 4.0 })?)
+                Some(Cost::decoder_with_adapters(&model, batch, seq, if bf16 { Weights::Bf16 } else { Weights::F32 })?)
             }
             Self::Prefill { model, bf16, prompt } => {
                 return Generation { model, bf16, batch: 1, prompt, steps: 0 }.start(peers, setup);
@@ -236,7 +236,7 @@ impl Workload {
                 let mut tx = setup.tx();
                 arguments(tx.arg("embed"));
                 let tx = Worker::start(&mut tx, output.clone())?;
-                let cost = Cost::encoder(&model, &tx.lengths, false)?;
+                let cost = Cost::encoder(&model, &tx.lengths, Weights::F32)?;
                 sides.push(Box::new(tx));
                 if peers.contains(&Peer::Torch) {
                     let mut command = setup.python("sentence_transformers_embed.py")?;
@@ -344,7 +344,7 @@ impl Generation {
             0 => vec![(0, prompt)],
             steps => (prompt..prompt + steps).map(|seen| (seen, 1)).collect(),
         };
-        let cost = Cost::decoder(&model, batch, &passes, if bf16 { 2.0 } else { 4.0 })?;
+        let cost = Cost::decoder(&model, batch, &passes, if bf16 { Weights::Bf16 } else { Weights::F32 })?;
         Ok((sides, Some(cost)))
     }
 }

@@ -13,6 +13,7 @@
 //! | `lanes.rs` | products with the columns of the result in the lanes |
 //! | `conv.rs` | convolutions |
 //! | `pairs.rs` | products with bf16 weights by AVX512-BF16 |
+//! | `amx.rs` | the same by AMX |
 //! | `quantized.rs` | products with 8-bit and 4-bit weights by VNNI |
 //! | `attention.rs` | attention by blocks |
 //! | `kv.rs` | the buffers of a cache |
@@ -25,6 +26,7 @@
 //! | `threads.rs` | work that threads share |
 //! | `backward/` | gradients, see `crate::gradient` |
 
+pub mod amx;
 mod attention;
 pub mod backward;
 mod conv;
@@ -33,7 +35,7 @@ pub mod kv;
 mod lanes;
 pub mod loss;
 pub mod optim;
-mod pairs;
+pub mod pairs;
 mod panels;
 pub mod product;
 pub mod quantized;

@@ -22,6 +22,13 @@ impl Rows {
         &self.pairs[row * self.stride + from / 2..(row + 1) * self.stride]
     }
 
+    /// All pairs of a row, as numbers of their size.
+    pub fn as_numbers(&self, row: usize) -> &[f32] {
+        let pairs = self.row(row, 0);
+        // SAFETY: every pattern of bits is an f32.
+        unsafe { std::slice::from_raw_parts(pairs.as_ptr().cast(), pairs.len()) }
+    }
+
     /// Pairs from one row to the next.
     pub fn stride(&self) -> usize {
         self.stride
@@ -29,7 +36,7 @@ impl Rows {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{available, line, product, tile};
+pub use x86::{available, line, multiply_zeros, product, tile};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -213,6 +220,26 @@ mod x86 {
         address
     }
 
+    /// Products in registers alone, to see how fast they are: some in each step. Says how many operations that were.
+    ///
+    /// # Safety
+    /// The processor is [`available`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn multiply_zeros(steps: usize) -> usize {
+        // Enough sums to hide the latency of the instruction.
+        const CHAINS: usize = 12;
+        let mut sums = [_mm512_setzero_ps(); CHAINS];
+        // SAFETY: both types are 512 bits.
+        let zeros: __m512bh = unsafe { std::mem::transmute(_mm512_setzero_si512()) };
+        for _ in 0..steps {
+            let zeros = std::hint::black_box(zeros);
+            sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, zeros, zeros));
+        }
+        std::hint::black_box(sums);
+        // Each pair of elements is two multiplications and two additions.
+        steps * CHAINS * LANES * 4
+    }
+
     /// The products of many rows with bf16 factors: blocks of the weights are turned.
     ///
     /// # Safety
@@ -368,6 +395,10 @@ mod other {
         false
     }
 
+    pub unsafe fn multiply_zeros(_: usize) -> usize {
+        unreachable!("not available")
+    }
+
     impl Rows {
         pub fn new(_: &[f32], _: usize) -> Self {
             unreachable!("not available")
@@ -394,4 +425,4 @@ mod other {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub use other::{available, line, product, tile};
+pub use other::{available, line, multiply_zeros, product, tile};

@@ -11,11 +11,11 @@ use macerator::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::lanes::{self, Strip};
-use super::panels::{self, Panel, Panels};
+use super::panels::{self, Panels};
 use super::quantized::{self, Quantized};
 use super::threads::{parallel, parallel_ranges_with};
 use super::tile::{self, Broadcast};
-use super::{Aligned, Scratch, dots, pairs, rows};
+use super::{Aligned, Scratch, amx, dots, pairs, rows};
 use crate::{Pointwise, exact_products};
 
 /// Columns of the result in one task: whole tiles of every width, whole cache lines of the result.
@@ -119,7 +119,9 @@ pub unsafe fn product(x: &[f32], steps: usize, factors: &[Factor<'_>], act: Opti
         if !bytes.is_empty() {
             quantized::product(x, rows, steps, &bytes, act);
         }
-        if !pairs.is_empty() && rows <= FEW_PAIRS {
+        if !pairs.is_empty() && rows > 1 && amx::available() {
+            amx::product(x, steps, &pairs, act);
+        } else if !pairs.is_empty() && rows <= FEW_PAIRS {
             dots(x, rows, steps, &pairs, act, true);
         } else if !pairs.is_empty() {
             pairs::product(x, rows, steps, &pairs, act);
@@ -226,21 +228,30 @@ impl WithSimd for Block<'_> {
                 tile::panel::<S, true>(&panel, steps, x.as_ptr(), w, count, ahead, out);
             }
             // SAFETY: this task alone writes these columns of these rows.
-            unsafe { finish(&mut block.0, &panel, factor, column, act) };
+            unsafe {
+                let rows = panel.row..panel.row + panel.rows;
+                finish(&mut block.0, panel.width, rows, factor, column..column + count, act);
+            }
         }
     }
 }
 
-/// Adds the bias to a block `[columns][width]` of a panel, applies the activation and writes the rows.
+/// Adds the bias to a block `[columns][width]` of some rows, at most 64, applies the activation and writes the rows.
 ///
 /// # Safety
 /// The factor's `out` has these rows, and nothing else refers to them in the columns of this block.
 #[inline(always)]
-unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: usize, act: Option<Pointwise>) {
-    let count = COLUMNS.min(factor.columns - column);
-    let block = &mut block[..count * panel.width];
+pub unsafe fn finish(
+    block: &mut [f32],
+    width: usize,
+    rows: Range<usize>,
+    factor: &Factor<'_>,
+    columns: Range<usize>,
+    act: Option<Pointwise>,
+) {
+    let block = &mut block[..columns.len() * width];
     if let Some(bias) = factor.bias {
-        for (sums, &bias) in block.chunks_exact_mut(panel.width).zip(&bias[column..column + count]) {
+        for (sums, &bias) in block.chunks_exact_mut(width).zip(&bias[columns.clone()]) {
             for sum in sums {
                 *sum += bias;
             }
@@ -250,11 +261,12 @@ unsafe fn finish(block: &mut [f32], panel: &Panel, factor: &Factor<'_>, column: 
         rows::pointwise(act, block);
     }
     let mut into = [std::ptr::null_mut(); 64];
-    for (r, pointer) in into[..panel.rows].iter_mut().enumerate() {
-        *pointer = factor.out.get().wrapping_add((panel.row + r) * factor.columns + column);
+    let into = &mut into[..rows.len()];
+    for (row, pointer) in rows.zip(&mut *into) {
+        *pointer = factor.out.get().wrapping_add(row * factor.columns + columns.start);
     }
     // SAFETY: as above.
-    unsafe { panels::unpack(block, count, panel.width, &into[..panel.rows]) };
+    unsafe { panels::unpack(block, columns.len(), width, into) };
 }
 
 /// The blocks of [`lanes::PANEL`] columns of all factors: the factor and its first column.
